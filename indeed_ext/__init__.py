@@ -1,0 +1,31 @@
+"""INDeeD: identical and disparate feature decomposition for multi-label training, as fused kernels.
+
+    from indeed_ext import INDeeDHead
+    head = INDeeDHead(2048, 80)        # an nn.Linear with a training loss
+    loss = head(features, labels)      # mines pairs, forms both blocks, six cross-entropies
+    loss.backward()
+    logits = head(features)            # inference is the plain classifier
+"""
+
+from . import _extension, backends, operators, reference
+from .backends import available_backends
+from .functional import fused_indeed_loss, identical_disparate, mine_pairs, pack_labels, six_way_bce
+from .modules import INDeeDHead, INDeeDLoss
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "INDeeDHead",
+    "INDeeDLoss",
+    "available_backends",
+    "fused_indeed_loss",
+    "identical_disparate",
+    "mine_pairs",
+    "pack_labels",
+    "reference",
+    "six_way_bce",
+]
+
+if _extension.is_loaded():
+    operators.register_fakes("indeed_ext")
+    backends.register_backend("cpu", "indeed_ext", "cpu")

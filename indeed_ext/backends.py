@@ -1,0 +1,75 @@
+"""Which implementations exist here, why any is missing, and which one serves a call.
+
+A backend is a dispatcher namespace that holds the operators of :mod:`indeed_ext.operators`:
+the compiled extension registers ``torch.ops.indeed_ext`` for CPU and CUDA tensors. The
+``"reference"`` backend has no operators; it is :mod:`indeed_ext.reference`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from . import _extension
+
+ENVIRONMENT_VARIABLE = "INDEED_BACKEND"
+
+#: Backend name to (operator namespace, device type it serves).
+_namespaces: dict[str, tuple[str, str]] = {}
+
+
+def register_backend(name: str, namespace: str, device_type: str) -> None:
+    """Make the operators of ``torch.ops.<namespace>`` available as backend ``name`` for tensors on ``device_type``."""
+    _namespaces[name] = (namespace, device_type)
+
+
+def missing_reasons() -> dict[str, str]:
+    """Every known backend that cannot be used here, with the reason in one sentence."""
+    reasons = {}
+    if "cpu" not in _namespaces:
+        reasons["cpu"] = _extension.EXTENSION_ERROR or "the compiled extension holds no CPU operators"
+    if "cuda" not in _namespaces:
+        reasons["cuda"] = _extension.EXTENSION_ERROR or "this version has no CUDA kernels yet"
+    if "triton" not in _namespaces:
+        reasons["triton"] = "this version has no Triton kernels yet"
+    return reasons
+
+
+def available_backends() -> list[str]:
+    """Names that ``backend=`` accepts on this installation, fastest first, ``"reference"`` last."""
+    return [*_namespaces, "reference"]
+
+
+def select(backend: str | None, device: torch.device) -> Any | None:
+    """The operators serving tensors on ``device``; None for the reference.
+
+    Raises:
+        ValueError: an unknown or unavailable backend, or one for another device.
+    """
+    source = "backend"
+    if backend is None:
+        backend = os.environ.get(ENVIRONMENT_VARIABLE) or None
+        source = ENVIRONMENT_VARIABLE
+    if backend is None:
+        return _default_operators(device.type)
+    if backend == "reference":
+        return None
+    if backend not in _namespaces:
+        reason = missing_reasons().get(backend) if isinstance(backend, str) else None
+        detail = f"{backend!r} is missing here: {reason}" if reason else f"got {backend!r}"
+        raise ValueError(f"{source}: expected one of {available_backends()}, {detail}")
+    namespace, device_type = _namespaces[backend]
+    if device.type != device_type:
+        raise ValueError(f"{source}: {backend!r} works on {device_type} tensors, got tensors on {device}")
+    return getattr(torch.ops, namespace)
+
+
+def _default_operators(device_type: str) -> Any | None:
+    if device_type == "cpu" and "cpu" in _namespaces:
+        return torch.ops.indeed_ext
+    for namespace, served in _namespaces.values():
+        if served == device_type:
+            return getattr(torch.ops, namespace)
+    return None
