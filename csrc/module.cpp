@@ -1,0 +1,13 @@
+// The Python module indeed_ext._C. Loading it registers the operators, whose STABLE_TORCH_LIBRARY
+// blocks stand in the other sources; what it binds itself is the build information.
+
+#include <pybind11/pybind11.h>
+
+#include "build_info.h"  // written by the build: INDEED_BUILD_INFO
+
+PYBIND11_MODULE(_C, module) {
+  module.doc() = "Compiled operators of indeed_ext.";
+  module.def(
+      "build_info", [] { return INDEED_BUILD_INFO; },
+      "JSON text: what this binary was built from, with and for.");
+}

@@ -1,0 +1,80 @@
+"""Loading the compiled extension, or saying in one sentence why it is not there.
+
+Importing this module never raises: without the extension the package goes on through the
+other backends, and :data:`EXTENSION_ERROR` holds the reason.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import platform
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGE = Path(__file__).parent
+
+
+def is_loaded() -> bool:
+    """Whether the compiled extension is loaded."""
+    return EXTENSION_ERROR is None
+
+
+def _read_build_info() -> dict[str, Any]:
+    """What the build wrote beside the library, so that it can be told even of one that does not load."""
+    try:
+        return dict(json.loads((_PACKAGE / "_build_info.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def _load() -> tuple[str | None, dict[str, Any]]:
+    """The reason the extension is missing (None when it loaded) and its build information."""
+    info = _read_build_info()
+    if not info:
+        return "the compiled extension is missing: it was never built here (`pip install .` builds it)", info
+    if info.get("missing"):
+        return f"the compiled extension is missing: {info['missing']}", info
+    try:
+        _require_torch(info.get("torch_target", "0"))
+        module = importlib.import_module("indeed_ext._C")
+        return None, dict(json.loads(module.build_info()))
+    except Exception as error:  # whatever goes wrong in a foreign binary, the package goes on
+        return f"the compiled extension cannot be loaded: {_mismatch(info)} ({_one_line(error)})", info
+
+
+def _require_torch(minimum: str) -> None:
+    # Asked before loading, as registering operators with a torch that lacks the functions may abort.
+    running = torch.__version__.split("+")[0]
+    if _numbers(running) < _numbers(minimum):
+        raise ImportError(f"it needs torch {minimum} or newer")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int("".join(filter(str.isdigit, part)) or 0) for part in version.split(".")[:2])
+
+
+def _mismatch(info: dict[str, Any]) -> str:
+    built = f"torch {info.get('torch')}, Python {info.get('python')} on {info.get('platform')}"
+    running = f"torch {torch.__version__}, Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+    return f"it was built for {built}; running is {running}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+#: Why the compiled extension is missing, in one sentence; None when it is loaded.
+EXTENSION_ERROR: str | None
+#: Versions, compiler, commit and CUDA architectures of the build; empty if nothing was built.
+BUILD_INFO: dict[str, Any]
+EXTENSION_ERROR, BUILD_INFO = _load()
+
+if EXTENSION_ERROR is not None:
+    warnings.warn(
+        f"indeed_ext works without its fast CPU and CUDA kernels, as {EXTENSION_ERROR}", RuntimeWarning, stacklevel=2
+    )
