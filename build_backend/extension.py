@@ -67,28 +67,26 @@ class BuildExtension(build_ext):
         compiler = find_compiler()
         assert compiler is not None
         cuda_sources = [source for source in ext.sources if source.startswith("csrc/cuda/")]
-        toolkit = choose_toolkit(torch, bool(cuda_sources))
-        has_cuda = isinstance(toolkit, Toolkit)
+        choice = choose_toolkit(torch, bool(cuda_sources))
+        toolkit = choice if isinstance(choice, Toolkit) else None
         info |= {
             "torch": torch.version,
             "torch_target": ".".join(map(str, MINIMUM_TORCH)),
             "compiler": first_line([*compiler, "--version"]),
-            "cuda": f"{toolkit.version[0]}.{toolkit.version[1]}" if has_cuda else None,
-            "cuda_archs": arch_list() if has_cuda else [],
-            "cuda_missing": None if has_cuda else toolkit,
+            "cuda": f"{toolkit.version[0]}.{toolkit.version[1]}" if toolkit else None,
+            "cuda_archs": arch_list() if toolkit else [],
+            "cuda_missing": None if toolkit else choice,
         }
-        sources = ext.sources if has_cuda else [source for source in ext.sources if source not in cuda_sources]
+        sources = ext.sources if toolkit else [source for source in ext.sources if source not in cuda_sources]
         # Objects of another torch are never taken for this one's.
-        objects = Path(self.build_temp).resolve() / f"torch-{torch.version}{'-cuda' if has_cuda else ''}"
+        objects = Path(self.build_temp).resolve() / f"torch-{torch.version}{'-cuda' if toolkit else ''}"
         objects.mkdir(parents=True, exist_ok=True)
         write_if_changed(objects / "build_info.h", f'#define INDEED_BUILD_INFO R"json({json.dumps(info)})json"\n')
         build_file = objects / "build.ninja"
-        build_file.write_text(
-            ninja_text(compiler, torch, toolkit if has_cuda else None, sources, objects, library), encoding="utf-8"
-        )
-        cuda = f"CUDA {info['cuda']}" if has_cuda else f"without CUDA ({toolkit})"
+        build_file.write_text(ninja_text(compiler, torch, toolkit, sources, objects, library), encoding="utf-8")
+        cuda = f"CUDA {info['cuda']}" if toolkit else f"without CUDA ({choice})"
         print(f"indeed_ext: {info['compiler']}, torch {torch.version}, {cuda}")
-        command = [*ninja_command(), "-f", str(build_file), "-j", str(job_count()), *(["-v"] if self.verbose > 1 else [])]
+        command = [*ninja_command(), "-f", str(build_file), "-j", str(job_count())]
         if subprocess.run(command, cwd=ROOT, check=False).returncode:
             raise BuildError("the compiled extension failed to build (INDEED_WITHOUT_EXTENSION=1 installs without it)")
 

@@ -10,6 +10,8 @@ import importlib
 import importlib.util
 import json
 import platform
+import re
+import sysconfig
 import warnings
 from pathlib import Path
 from typing import Any
@@ -36,9 +38,9 @@ def _load() -> tuple[str | None, dict[str, Any]]:
     """The reason the extension is missing (None when it loaded) and its build information."""
     info = _read_build_info()
     if not info:
-        return "the compiled extension is missing: it was never built here (`pip install .` builds it)", info
+        return "the compiled extension was never built here (`pip install .` builds it)", info
     if info.get("missing"):
-        return f"the compiled extension is missing: {info['missing']}", info
+        return f"the compiled extension was left out: {info['missing']}", info
     try:
         _require_torch(info.get("torch_target", "0"))
         module = importlib.import_module("indeed_ext._C")
@@ -49,19 +51,18 @@ def _load() -> tuple[str | None, dict[str, Any]]:
 
 def _require_torch(minimum: str) -> None:
     # Asked before loading, as registering operators with a torch that lacks the functions may abort.
-    running = torch.__version__.split("+")[0]
-    if _numbers(running) < _numbers(minimum):
+    if _numbers(torch.__version__) < _numbers(minimum):
         raise ImportError(f"it needs torch {minimum} or newer")
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int("".join(filter(str.isdigit, part)) or 0) for part in version.split(".")[:2])
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
 
 
 def _mismatch(info: dict[str, Any]) -> str:
     built = f"torch {info.get('torch')}, Python {info.get('python')} on {info.get('platform')}"
-    running = f"torch {torch.__version__}, Python {platform.python_version()} on {platform.system()} {platform.machine()}"
-    return f"it was built for {built}; running is {running}"
+    running = f"torch {torch.__version__}, Python {platform.python_version()} on {sysconfig.get_platform()}"
+    return f"it was built for {built}, and this is {running}"
 
 
 def _one_line(error: Exception) -> str:
