@@ -1,0 +1,192 @@
+// Pair mining. The result is defined by (labels, seed) alone, see common/hash.h; how it is found is free.
+#include <bit>
+
+#include "common/hash.h"
+#include "cpu/compatibility.h"
+#include "operators.h"
+#include "parallel.h"
+
+namespace indeed {
+namespace cpu {
+namespace {
+
+constexpr int64_t kNone = -1;
+
+std::vector<uint32_t> sample_hashes(int64_t seed, int64_t batch) {
+  const uint32_t stream = stream_hash(seed);
+  std::vector<uint32_t> hashes(batch);
+  for (int64_t i = 0; i < batch; ++i) hashes[i] = sample_hash(stream, static_cast<uint32_t>(i));
+  return hashes;
+}
+
+int64_t count_bits(const std::vector<uint64_t>& bits) {
+  int64_t count = 0;
+  for (uint64_t word : bits) count += std::popcount(word);
+  return count;
+}
+
+// The index of set bit number `rank`, which must exist.
+int64_t select_bit(const std::vector<uint64_t>& bits, int64_t rank) {
+  int64_t w = 0;
+  for (;; ++w) {
+    const int64_t here = std::popcount(bits[w]);
+    if (rank < here) break;
+    rank -= here;
+  }
+  uint64_t word = bits[w];
+  for (; rank > 0; --rank) word &= word - 1;
+  return w * 64 + std::countr_zero(word);
+}
+
+// Every sample draws a compatible partner: by hashed probes of the batch, else by rank among all of them.
+void anchor(const Compatibility& compatibility, const std::vector<uint32_t>& hashes, int64_t* partner) {
+  const int64_t batch = compatibility.batch();
+  const auto draw = [&](int64_t i, std::vector<uint64_t>& row) -> int64_t {
+    for (uint32_t probe = 0; probe < kAnchorProbes; ++probe) {
+      const int64_t j = scale_hash(anchor_hash(hashes[i], probe), static_cast<uint32_t>(batch));
+      if (compatibility.compatible(i, j)) return j;
+    }
+    compatibility.row(i, row.data());
+    const int64_t count = count_bits(row);
+    if (count == 0) return i;
+    return select_bit(row, scale_hash(anchor_hash(hashes[i], kAnchorProbes), static_cast<uint32_t>(count)));
+  };
+  parallel_rows(batch, 256, [&](int64_t begin, int64_t end) {
+    std::vector<uint64_t> row(compatibility.row_words());
+    for (int64_t i = begin; i < end; ++i) partner[i] = draw(i, row);
+  });
+}
+
+// Greedy matching by mutual best: every free sample points at its cheapest free neighbour, mutual pointers match.
+class MutualBest {
+ public:
+  MutualBest(const Compatibility& compatibility, const std::vector<uint32_t>& hashes, bool balanced)
+      : compatibility_(compatibility),
+        hashes_(hashes),
+        free_(compatibility.row_words(), ~uint64_t{0}),
+        shortlists_(compatibility.batch()) {
+    if (balanced) count_degrees();
+  }
+
+  void run(int64_t* partner) {
+    const int64_t batch = compatibility_.batch();
+    std::vector<int64_t> best(batch, kNone), active(batch), remaining;
+    for (int64_t i = 0; i < batch; ++i) partner[i] = active[i] = i;
+    while (!active.empty()) {
+      parallel_rows(static_cast<int64_t>(active.size()), 4096, [&](int64_t begin, int64_t end) {
+        std::vector<uint64_t> row(compatibility_.row_words());
+        for (int64_t k = begin; k < end; ++k) best[active[k]] = cheapest_free(active[k], row);
+      });
+      remaining.clear();
+      for (int64_t i : active) {
+        if (best[i] == kNone) continue;
+        if (best[best[i]] == i) {
+          partner[i] = best[i];
+          free_[i / 64] &= ~(uint64_t{1} << (i % 64));
+        } else {
+          remaining.push_back(i);
+        }
+      }
+      active.swap(remaining);
+    }
+  }
+
+ private:
+  // The cheapest neighbours free at the last look, in order; a longer look is needed only when all are taken.
+  static constexpr int kShortlist = 4;
+  struct Shortlist {
+    uint64_t cost[kShortlist];
+    int32_t neighbour[kShortlist];
+    int size = 0, next = 0;
+    bool complete = false;  // it holds every free neighbour there was
+  };
+
+  void count_degrees() {
+    const int64_t batch = compatibility_.batch();
+    degrees_.resize(batch);
+    parallel_rows(batch, 4096, [&](int64_t begin, int64_t end) {
+      std::vector<uint64_t> row(compatibility_.row_words());
+      for (int64_t i = begin; i < end; ++i) {
+        compatibility_.row(i, row.data());
+        degrees_[i] = static_cast<uint64_t>(count_bits(row));
+      }
+    });
+  }
+
+  bool is_free(int64_t i) const { return (free_[i / 64] >> (i % 64)) & 1; }
+
+  uint64_t cost(int64_t i, int64_t j) const {
+    const uint32_t hash = edge_hash(hashes_[i], hashes_[j]);
+    return degrees_.empty() ? matching_cost(hash) : balanced_cost(hash, degrees_[i] * degrees_[j]);
+  }
+
+  int64_t cheapest_free(int64_t i, std::vector<uint64_t>& row) {
+    Shortlist& list = shortlists_[i];
+    for (;;) {
+      for (; list.next < list.size; ++list.next) {
+        if (is_free(list.neighbour[list.next])) return list.neighbour[list.next];
+      }
+      if (list.complete) return kNone;
+      refill(list, i, row);
+    }
+  }
+
+  void refill(Shortlist& list, int64_t i, std::vector<uint64_t>& row) const {
+    compatibility_.row(i, row.data());
+    int size = 0, found = 0;
+    for (int64_t w = 0; w < compatibility_.row_words(); ++w) {
+      for (uint64_t bits = row[w] & free_[w]; bits != 0; bits &= bits - 1) {
+        const int64_t j = w * 64 + std::countr_zero(bits);
+        const uint64_t price = cost(i, j);
+        ++found;
+        // Neighbours come in ascending order, so among equal costs the earlier one stays ahead.
+        if (size == kShortlist && price >= list.cost[size - 1]) continue;
+        int at = size < kShortlist ? size++ : size - 1;
+        for (; at > 0 && list.cost[at - 1] > price; --at) {
+          list.cost[at] = list.cost[at - 1];
+          list.neighbour[at] = list.neighbour[at - 1];
+        }
+        list.cost[at] = price;
+        list.neighbour[at] = static_cast<int32_t>(j);
+      }
+    }
+    list.size = size;
+    list.next = 0;
+    list.complete = found == size;
+  }
+
+  const Compatibility& compatibility_;
+  const std::vector<uint32_t>& hashes_;
+  std::vector<uint64_t> degrees_;  // empty unless costs are balanced
+  std::vector<uint64_t> free_;
+  std::vector<Shortlist> shortlists_;
+};
+
+}  // namespace
+}  // namespace cpu
+
+Tensor mine_pairs(Tensor present_any, Tensor seed, int64_t strategy) {
+  require(present_any.dim() == 2, "labels: expected 2 dimensions, got ", present_any.dim());
+  require_dtype("labels", present_any, ScalarType::Int);
+  require_dtype("seed", seed, ScalarType::Long);
+  require(seed.numel() == 1, "seed: expected one value, got ", seed.numel());
+  require(strategy >= 0 && strategy <= static_cast<int64_t>(Strategy::kBalanced), "strategy: unknown code ", strategy);
+  const Tensor present = dense(present_any);
+  const int64_t batch = present.size(0);
+  require(batch <= INT32_MAX, "labels: expected fewer than 2**31 rows, got ", batch);
+  Tensor partner = empty_like_type(present, {batch}, ScalarType::Long);
+  if (batch == 0) return partner;
+
+  const auto hashes = cpu::sample_hashes(*seed.const_data_ptr<int64_t>(), batch);
+  const cpu::Compatibility compatibility(reinterpret_cast<const uint32_t*>(present.const_data_ptr<int32_t>()), batch,
+                                         present.size(1));
+  int64_t* out = partner.mutable_data_ptr<int64_t>();
+  if (static_cast<Strategy>(strategy) == Strategy::kAnchor) {
+    cpu::anchor(compatibility, hashes, out);
+  } else {
+    cpu::MutualBest(compatibility, hashes, static_cast<Strategy>(strategy) == Strategy::kBalanced).run(out);
+  }
+  return partner;
+}
+
+}  // namespace indeed

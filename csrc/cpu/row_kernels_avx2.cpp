@@ -1,0 +1,34 @@
+// The row kernels compiled for AVX2 and FMA. Standard and torch headers come first, so that no function they
+// define is compiled for a machine that may lack the instructions.
+#include <cmath>
+
+#include "cpu/row_kernels_variants.h"
+
+#if defined(INDEED_HAS_AVX2_VARIANT)
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+
+#include "common/bce.h"
+
+namespace indeed::cpu {
+namespace avx2 {
+#include "cpu/row_kernels_impl.h"
+}  // namespace avx2
+
+const RowKernels<float>& avx2_row_kernels(float) { return avx2::kRowKernels<float>; }
+const RowKernels<double>& avx2_row_kernels(double) { return avx2::kRowKernels<double>; }
+
+}  // namespace indeed::cpu
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif

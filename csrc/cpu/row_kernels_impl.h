@@ -1,0 +1,276 @@
+// Bodies of the row kernels. Included once per instruction set, inside a namespace of its own and after the
+// compiler was told the target, so everything here has internal linkage.
+
+namespace {
+
+
+template <typename T>
+MapStatistics<T> row_statistics(const T* __restrict source, const T* __restrict partner, int64_t width, bool minmax,
+                                double eps) {
+  if (!minmax) {
+    T square_sum = 0;
+#pragma omp simd reduction(+ : square_sum)
+    for (int64_t k = 0; k < width; ++k) {
+      const T u = source[k] * partner[k];
+      square_sum += u * u;
+    }
+    return l2_statistics(square_sum, eps);
+  }
+  if (width == 0) return {};
+  T low = source[0] * partner[0], high = low, poison = 0;
+#pragma omp simd reduction(min : low) reduction(max : high) reduction(+ : poison)
+  for (int64_t k = 0; k < width; ++k) {
+    const T u = source[k] * partner[k];
+    low = u < low ? u : low;
+    high = u > high ? u : high;
+    poison += u - u;  // not a number as soon as one u is not finite: a NaN must not vanish in comparisons
+  }
+  low += poison;
+  high += poison;
+  T low_count = 0, high_count = 0;
+#pragma omp simd reduction(+ : low_count, high_count)
+  for (int64_t k = 0; k < width; ++k) {
+    const T u = source[k] * partner[k];
+    low_count += u == low ? T(1) : T(0);
+    high_count += u == high ? T(1) : T(0);
+  }
+  return minmax_statistics(low, high, static_cast<int64_t>(low_count), static_cast<int64_t>(high_count), eps);
+}
+
+template <typename T>
+void form_rows(const T* features, int64_t width, const RowView& rows, bool minmax, double eps, int64_t begin,
+               int64_t end, T* identical, T* disparate, MapStatistics<T>* statistics) {
+  for (int64_t row = begin; row < end; ++row) {
+    const T* __restrict source = features + rows.source[row] * width;
+    const T* __restrict partner = features + rows.partner[row] * width;
+    const MapStatistics<T> s = row_statistics(source, partner, width, minmax, eps);
+    statistics[row] = s;
+    T* __restrict out = identical + row * width;
+    for (int64_t k = 0; k < width; ++k) out[k] = map_value(source[k] * partner[k], s) * source[k];
+    if (disparate != nullptr) {
+      T* __restrict rest = disparate + row * width;
+      for (int64_t k = 0; k < width; ++k) rest[k] = source[k] - out[k];
+    }
+  }
+}
+
+// One word of classes: kWordBits lanes, the unused ones of the last word marked unknown.
+template <typename T>
+struct Tile {
+  alignas(64) T lane[kWordBits];
+};
+
+template <typename T>
+inline __attribute__((always_inline)) void load(Tile<T>& tile, const T* data, int64_t count) {
+  if (count == kWordBits) {
+    for (int64_t l = 0; l < kWordBits; ++l) tile.lane[l] = data[l];
+  } else {
+    for (int64_t l = 0; l < kWordBits; ++l) tile.lane[l] = l < count ? data[l] : T(0);
+  }
+}
+
+template <typename T>
+inline __attribute__((always_inline)) void store(const Tile<T>& tile, T* data, int64_t count) {
+  for (int64_t l = 0; l < count; ++l) data[l] = tile.lane[l];
+}
+
+// Cross-entropy of the known lanes, and its slope in each.
+template <typename T>
+inline __attribute__((always_inline)) T bce_tile(const Tile<T>& logits, uint32_t target, uint32_t known,
+                                                 const Tile<T>& pos_weight, Tile<T>& slope) {
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int32_t l = 0; l < kWordBits; ++l) {
+    const BceTerm<T> term = bce_term(logits.lane[l], ((target >> l) & 1u) != 0, pos_weight.lane[l]);
+    const bool counts = ((known >> l) & 1u) != 0;
+    sum += counts ? term.value : T(0);
+    slope.lane[l] = counts ? term.slope : T(0);
+  }
+  return sum;
+}
+
+inline uint32_t lanes_mask(int64_t count) { return count >= kWordBits ? 0xFFFFFFFFu : (1u << count) - 1u; }
+
+template <typename T>
+void load_pos_weight(Tile<T>& tile, const T* pos_weight, int64_t first_class, int64_t count) {
+  if (pos_weight != nullptr) {
+    load(tile, pos_weight + first_class, count);
+  } else {
+    for (int64_t l = 0; l < kWordBits; ++l) tile.lane[l] = T(1);
+  }
+}
+
+template <typename T>
+void bce_block(const BceBlock<T>& b, const RowView& rows, int64_t begin, int64_t end, T* grad_bias) {
+  Tile<T> o{}, q{}, d{}, bias{}, pos_weight{}, slope_o{}, slope_i{}, slope_d{}, grad_o{}, grad_b{};
+  for (int64_t sample = begin; sample < end; ++sample) {
+    for (int64_t c = 0; c < b.classes; c += kWordBits) {
+      const int64_t count = b.classes - c < kWordBits ? b.classes - c : kWordBits;
+      const int64_t word = (b.first_class + c) / kWordBits;
+      const uint32_t lanes = lanes_mask(count);
+      const uint32_t present = b.present[sample * b.words + word];
+      const uint32_t known = b.known != nullptr ? b.known[sample * b.words + word] & lanes : lanes;
+      T* logits = b.original + sample * b.stride + c;
+      load(o, logits, count);
+      if (b.bias != nullptr) load(bias, b.bias + b.first_class + c, count);
+      load_pos_weight(pos_weight, b.pos_weight, b.first_class + c, count);
+      Tile<T> biased;
+      for (int64_t l = 0; l < kWordBits; ++l) biased.lane[l] = o.lane[l] + bias.lane[l];
+      const T loss_o = bce_tile(biased, present, known, pos_weight, slope_o);
+      for (int64_t l = 0; l < kWordBits; ++l) grad_o.lane[l] = grad_b.lane[l] = T(0);
+      for (int64_t k = rows.own_begin[sample]; k < rows.own_begin[sample + 1]; ++k) {
+        const int64_t row = rows.own[k];
+        const T weight = b.row_weight != nullptr ? b.row_weight[row] : b.scale;
+        RowSums& sums = b.sums[row];
+        sums.original += loss_o;
+        for (int64_t l = 0; l < kWordBits; ++l) grad_o.lane[l] += weight * slope_o.lane[l];
+        if (grad_bias != nullptr) {
+          for (int64_t l = 0; l < kWordBits; ++l) grad_b.lane[l] += weight * slope_o.lane[l];
+        }
+        if (b.blocks == 0) continue;
+        const int64_t partner = rows.partner[row] * b.words + word;
+        const uint32_t partner_present = b.present[partner];
+        const uint32_t both = b.known != nullptr ? known & b.known[partner] : known;
+        T* row_logits = b.identical + row * b.stride + c;
+        load(q, row_logits, count);
+        for (int64_t l = 0; l < kWordBits; ++l) {
+          d.lane[l] = o.lane[l] - q.lane[l];
+          slope_i.lane[l] = slope_d.lane[l] = T(0);
+        }
+        if (b.blocks & kIdenticalBlock) {
+          for (int64_t l = 0; l < kWordBits; ++l) biased.lane[l] = q.lane[l] + bias.lane[l];
+          sums.identical += bce_tile(biased, present & partner_present, both, pos_weight, slope_i);
+        }
+        if (b.blocks & kDisparateBlock) {
+          for (int64_t l = 0; l < kWordBits; ++l) biased.lane[l] = d.lane[l] + bias.lane[l];
+          sums.disparate += bce_tile(biased, present & ~partner_present, both, pos_weight, slope_d);
+        }
+        if (!b.gradients) continue;
+        const T weight_i = weight * b.lam_identical, weight_d = weight * b.lam_disparate;
+        T dot_identical = 0, dot_disparate = 0;
+#pragma omp simd reduction(+ : dot_identical, dot_disparate)
+        for (int64_t l = 0; l < kWordBits; ++l) {
+          const T g_i = weight_i * slope_i.lane[l], g_d = weight_d * slope_d.lane[l], g = g_i - g_d;
+          dot_identical += g * q.lane[l];
+          dot_disparate += g * d.lane[l];
+          grad_o.lane[l] += g_d;
+          q.lane[l] = g;
+          grad_b.lane[l] += g_i + g_d;
+        }
+        sums.dot_identical += dot_identical;
+        sums.dot_disparate += dot_disparate;
+        store(q, row_logits, count);
+      }
+      if (!b.gradients) continue;
+      store(grad_o, logits, count);
+      if (grad_bias != nullptr) {
+        for (int64_t l = 0; l < count; ++l) grad_bias[c + l] += grad_b.lane[l];
+      }
+    }
+  }
+}
+
+template <typename T>
+void six_way(const SixWayLogits<T>& x, const BceBlock<T>& b, const RowView& rows, int64_t begin, int64_t end) {
+  Tile<T> logits{}, pos_weight{}, slope_o{}, slope{}, grad_o{};
+  for (int64_t sample = begin; sample < end; ++sample) {
+    for (int64_t c = 0; c < x.classes; c += kWordBits) {
+      const int64_t count = x.classes - c < kWordBits ? x.classes - c : kWordBits;
+      const int64_t word = c / kWordBits;
+      const uint32_t lanes = lanes_mask(count);
+      const uint32_t present = b.present[sample * b.words + word];
+      const uint32_t known = b.known != nullptr ? b.known[sample * b.words + word] & lanes : lanes;
+      load(logits, x.original + sample * x.classes + c, count);
+      load_pos_weight(pos_weight, b.pos_weight, c, count);
+      const T loss_o = bce_tile(logits, present, known, pos_weight, slope_o);
+      for (int64_t l = 0; l < kWordBits; ++l) grad_o.lane[l] = T(0);
+      for (int64_t k = rows.own_begin[sample]; k < rows.own_begin[sample + 1]; ++k) {
+        const int64_t row = rows.own[k];
+        const T weight = b.row_weight != nullptr ? b.row_weight[row] : b.scale;
+        RowSums& sums = b.sums[row];
+        sums.original += loss_o;
+        for (int64_t l = 0; l < kWordBits; ++l) grad_o.lane[l] += weight * slope_o.lane[l];
+        const int64_t partner = rows.partner[row] * b.words + word;
+        const uint32_t partner_present = b.present[partner];
+        const uint32_t both = b.known != nullptr ? known & b.known[partner] : known;
+        const auto block = [&](const T* in, T* gradient, uint32_t target, bool enabled, T lam, double& sum) {
+          for (int64_t l = 0; l < kWordBits; ++l) slope.lane[l] = T(0);
+          if (enabled) {
+            load(logits, in + row * x.classes + c, count);
+            sum += bce_tile(logits, target, both, pos_weight, slope);
+            for (int64_t l = 0; l < kWordBits; ++l) slope.lane[l] *= weight * lam;
+          }
+          if (b.gradients) store(slope, gradient + row * x.classes + c, count);
+        };
+        block(x.identical, x.grad_identical, present & partner_present, b.blocks & kIdenticalBlock, b.lam_identical,
+              sums.identical);
+        block(x.disparate, x.grad_disparate, present & ~partner_present, b.blocks & kDisparateBlock, b.lam_disparate,
+              sums.disparate);
+      }
+      if (b.gradients) store(grad_o, x.grad_original + sample * x.classes + c, count);
+    }
+  }
+}
+
+template <typename T>
+void map_dots(const T* features, const T* identical, const T* map_gradient, int64_t width, const RowView& rows,
+              int64_t begin, int64_t end, RowSums* sums) {
+  for (int64_t row = begin; row < end; ++row) {
+    const T* source = features + rows.source[row] * width;
+    const T* formed = identical + row * width;
+    const T* gradient = map_gradient + row * width;
+    T dot_identical = 0, dot_disparate = 0;
+#pragma omp simd reduction(+ : dot_identical, dot_disparate)
+    for (int64_t k = 0; k < width; ++k) {
+      dot_identical += gradient[k] * formed[k];
+      dot_disparate += gradient[k] * (source[k] - formed[k]);
+    }
+    sums[row].dot_identical += dot_identical;
+    sums[row].dot_disparate += dot_disparate;
+  }
+}
+
+template <typename T>
+void map_backward(const T* features, const T* map_gradient, const T* direct, int64_t width, const RowView& rows,
+                  bool minmax, const MapStatistics<T>* statistics, const RowSums* sums, int64_t begin, int64_t end,
+                  T* grad_features) {
+  const auto slope_of = [&](int64_t row) {
+    return map_slope(statistics[row], minmax, static_cast<T>(sums[row].dot_identical),
+                     static_cast<T>(sums[row].dot_disparate));
+  };
+  for (int64_t sample = begin; sample < end; ++sample) {
+    const T* __restrict f = features + sample * width;
+    T* __restrict out = grad_features + sample * width;
+    for (int64_t k = rows.own_begin[sample]; k < rows.own_begin[sample + 1]; ++k) {
+      const int64_t row = rows.own[k];
+      const T* __restrict partner = features + rows.partner[row] * width;
+      const T* __restrict t = map_gradient + row * width;
+      const MapStatistics<T> s = statistics[row];
+      const MapSlope<T> slope = slope_of(row);
+      for (int64_t j = 0; j < width; ++j) {
+        const T u = f[j] * partner[j];
+        out[j] += map_value(u, s) * t[j] + product_gradient(u, t[j] * f[j], s, slope) * partner[j];
+      }
+      if (direct != nullptr) {
+        const T* __restrict own = direct + row * width;
+        for (int64_t j = 0; j < width; ++j) out[j] += own[j];
+      }
+    }
+    for (int64_t k = rows.incoming_begin[sample]; k < rows.incoming_begin[sample + 1]; ++k) {
+      const int64_t row = rows.incoming[k];
+      const T* __restrict source = features + rows.source[row] * width;
+      const T* __restrict t = map_gradient + row * width;
+      const MapStatistics<T> s = statistics[row];
+      const MapSlope<T> slope = slope_of(row);
+      for (int64_t j = 0; j < width; ++j) {
+        const T u = source[j] * f[j];
+        out[j] += product_gradient(u, t[j] * source[j], s, slope) * source[j];
+      }
+    }
+  }
+}
+
+}  // namespace
+
+template <typename T>
+constexpr RowKernels<T> kRowKernels{form_rows<T>, bce_block<T>, six_way<T>, map_dots<T>, map_backward<T>};

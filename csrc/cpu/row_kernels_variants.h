@@ -1,0 +1,14 @@
+// Which variants of the row kernels are compiled beside the baseline.
+#pragma once
+
+#include "cpu/row_kernels.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define INDEED_HAS_AVX2_VARIANT 1
+
+namespace indeed::cpu {
+const RowKernels<float>& avx2_row_kernels(float);
+const RowKernels<double>& avx2_row_kernels(double);
+}  // namespace indeed::cpu
+
+#endif

@@ -1,0 +1,55 @@
+#include "directed_rows.h"
+
+#include <numeric>
+
+namespace indeed {
+namespace {
+
+// Rows grouped by the sample `key` names, in ascending order within a group (a counting sort).
+void group(const std::vector<int64_t>& key, int64_t batch, std::vector<int64_t>& begin, std::vector<int64_t>& rows) {
+  begin.assign(batch + 1, 0);
+  for (int64_t sample : key) ++begin[sample + 1];
+  std::partial_sum(begin.begin(), begin.end(), begin.begin());
+  rows.resize(key.size());
+  std::vector<int64_t> next(begin.begin(), begin.end() - 1);
+  for (size_t row = 0; row < key.size(); ++row) rows[next[key[row]]++] = static_cast<int64_t>(row);
+}
+
+}  // namespace
+
+DirectedRows::DirectedRows(const Tensor& pairs_tensor, int64_t batch) {
+  require_dtype("pairs", pairs_tensor, ScalarType::Long);
+  const bool list = pairs_tensor.dim() == 2;
+  if (list) {
+    require_shape("pairs", pairs_tensor, {pairs_tensor.size(0), 2});
+  } else {
+    require_shape("pairs", pairs_tensor, {batch});
+  }
+  const Tensor pairs = dense(pairs_tensor);
+  const int64_t* index = pairs.const_data_ptr<int64_t>();
+  const int64_t entries = pairs.numel();
+  for (int64_t k = 0; k < entries; ++k) {
+    require(index[k] >= 0 && index[k] < batch, "pairs: expected indices in [0, ", batch, "), got ", index[k]);
+  }
+  source_.resize(entries);
+  partner_.resize(entries);
+  if (list) {
+    const int64_t half = entries / 2;
+    for (int64_t p = 0; p < half; ++p) {
+      source_[p] = partner_[p + half] = index[2 * p];
+      partner_[p] = source_[p + half] = index[2 * p + 1];
+    }
+  } else {
+    std::iota(source_.begin(), source_.end(), 0);
+    partner_.assign(index, index + entries);
+  }
+  group(source_, batch, own_begin_, own_);
+  group(partner_, batch, incoming_begin_, incoming_);
+}
+
+RowView DirectedRows::view() const {
+  return {count(),     source_.data(),          partner_.data(), own_begin_.data(),
+          own_.data(), incoming_begin_.data(), incoming_.data()};
+}
+
+}  // namespace indeed
