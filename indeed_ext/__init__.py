@@ -1,10 +1,10 @@
 """INDeeD: identical and disparate feature decomposition for multi-label training, as fused kernels.
 
-    from indeed_ext import INDeeDHead
-    head = INDeeDHead(2048, 80)        # an nn.Linear with a training loss
-    loss = head(features, labels)      # mines pairs, forms both blocks, six cross-entropies
-    loss.backward()
-    logits = head(features)            # inference is the plain classifier
+from indeed_ext import INDeeDHead
+head = INDeeDHead(2048, 80)        # an nn.Linear with a training loss
+loss = head(features, labels)      # mines pairs, forms both blocks, six cross-entropies
+loss.backward()
+logits = head(features)            # inference is the plain classifier
 """
 
 from . import _extension, backends, operators, reference

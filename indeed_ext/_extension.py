@@ -6,14 +6,16 @@ other backends, and :data:`EXTENSION_ERROR` holds the reason.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 import platform
 import re
+import sys
 import sysconfig
 import warnings
+from importlib.machinery import PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -38,15 +40,27 @@ def _load() -> tuple[str | None, dict[str, Any]]:
     """The reason the extension is missing (None when it loaded) and its build information."""
     info = _read_build_info()
     if not info:
-        return "the compiled extension was never built here (`pip install .` builds it)", info
+        advice = "`pip install .` and start Python outside the source tree, or `pip install -e .`"
+        return f"the compiled extension was never built in {_PACKAGE} ({advice})", info
     if info.get("missing"):
         return f"the compiled extension was left out: {info['missing']}", info
     try:
         _require_torch(info.get("torch_target", "0"))
-        module = importlib.import_module("indeed_ext._C")
-        return None, dict(json.loads(module.build_info()))
+        return None, dict(json.loads(_import_library().build_info()))
     except Exception as error:  # whatever goes wrong in a foreign binary, the package goes on
         return f"the compiled extension cannot be loaded: {_mismatch(info)} ({_one_line(error)})", info
+
+
+def _import_library() -> ModuleType:
+    # From this very folder: a plain import could find the library of another, editable install.
+    name = f"{__package__}._C"
+    spec = PathFinder.find_spec(name, [str(_PACKAGE)])
+    if spec is None or spec.loader is None:
+        raise ImportError("it holds no library for this interpreter")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules[name] = module
+    return module
 
 
 def _require_torch(minimum: str) -> None:

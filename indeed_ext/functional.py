@@ -31,7 +31,9 @@ from .validation import (
 Lam = float | Tensor | tuple[float | Tensor, float | Tensor]
 
 
-def pack_labels(labels: Tensor, *, with_known: bool = False, backend: str | None = None) -> Tensor | tuple[Tensor, Tensor]:
+def pack_labels(
+    labels: Tensor, *, with_known: bool = False, backend: str | None = None
+) -> Tensor | tuple[Tensor, Tensor]:
     """Pack 0/1 labels into words of bits, class c at bit ``c % 32`` of word ``c // 32``.
 
     Args:
@@ -164,12 +166,29 @@ def six_way_bce(
         _check_pair_values(pairs, batch)
         plain = _plain_labels(labels, num_classes)
         return reference.six_way_bce(
-            logits, identical_logits, disparate_logits, plain, pairs, lam=lams, reduction=reduction, pos_weight=pos_weight
+            logits,
+            identical_logits,
+            disparate_logits,
+            plain,
+            pairs,
+            lam=lams,
+            reduction=reduction,
+            pos_weight=pos_weight,
         )
     present, known = _label_words(operators, labels, num_classes)
     lam_tensor, blocks = _lam_tensor(lams, logits.device)
     loss, _ = SixWayBCE.apply(
-        operators, logits, identical_logits, disparate_logits, present, known, pairs, lam_tensor, pos_weight, reduction_code, blocks
+        operators,
+        logits,
+        identical_logits,
+        disparate_logits,
+        present,
+        known,
+        pairs,
+        lam_tensor,
+        pos_weight,
+        reduction_code,
+        blocks,
     )
     return loss
 

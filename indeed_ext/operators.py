@@ -169,7 +169,9 @@ class SixWayBCE(torch.autograd.Function):
     """(loss, components) from three sets of logits."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, operators: Any, logits: Tensor, identical_logits: Tensor, disparate_logits: Tensor, *rest: Any):
+    def forward(
+        ctx: FunctionCtx, operators: Any, logits: Tensor, identical_logits: Tensor, disparate_logits: Tensor, *rest: Any
+    ):
         present, known, pairs, lam, pos_weight, reduction, blocks = rest
         ctx.save_for_backward(logits, identical_logits, disparate_logits, present, known, pairs, lam, pos_weight)
         ctx.operators, ctx.settings = operators, (reduction, blocks)

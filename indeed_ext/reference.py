@@ -200,7 +200,9 @@ def identical_disparate(
 ) -> tuple[Tensor, Tensor]:
     """Identical and disparate features of eq. (5): two ``[R, n]`` from features ``[B, n]``."""
     source_index, partner_index = directed_rows(pairs)
-    source, partner = (features[index].to(accumulation_dtype(features.dtype)) for index in (source_index, partner_index))
+    source, partner = (
+        features[index].to(accumulation_dtype(features.dtype)) for index in (source_index, partner_index)
+    )
     identical = identical_map(source, partner, norm, eps) * source
     return identical.to(features.dtype), (source - identical).to(features.dtype)
 
@@ -213,9 +215,7 @@ def binary_cross_entropy_rows(logits: Tensor, target: Tensor, known: Tensor, pos
     logits = logits.to(accumulation_dtype(logits.dtype))
     if pos_weight is not None:
         pos_weight = pos_weight.to(logits.dtype)
-    terms = F.binary_cross_entropy_with_logits(
-        logits, target.to(logits.dtype), reduction="none", pos_weight=pos_weight
-    )
+    terms = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none", pos_weight=pos_weight)
     return torch.where(known, terms, torch.zeros_like(terms)).sum(1)
 
 

@@ -112,7 +112,9 @@ def check_pairs(pairs: Tensor, batch: int, like_name: str, like: Tensor) -> Tens
         raise TypeError(f"pairs: expected an integer tensor, got {pairs.dtype}")
     if pairs.dim() == 1:
         if pairs.shape[0] != batch:
-            raise ValueError(f"pairs: expected a partner vector of {batch} entries, one per sample, got {pairs.shape[0]}")
+            raise ValueError(
+                f"pairs: expected a partner vector of {batch} entries, one per sample, got {pairs.shape[0]}"
+            )
     elif pairs.dim() != 2 or pairs.shape[1] != 2:
         raise ValueError(f"pairs: expected shape ({batch},) or (P, 2), got {tuple(pairs.shape)}")
     check_same("pairs", pairs, like_name, like, dtype=False)
