@@ -26,7 +26,7 @@ TARGET = f"-DTORCH_TARGET_VERSION=0x{MINIMUM_TORCH[0]:02x}{MINIMUM_TORCH[1]:02x}
 # No OpenMP runtime: threads come from torch's pool. No -march: sources hold their own ISA variants.
 CXX_FLAGS = [
     *("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"),
-    *("-Wall", "-Wextra", TARGET),
+    *("-DNDEBUG", "-Wall", "-Wextra", TARGET),
 ]
 NVCC_FLAGS = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall", TARGET]
 
@@ -110,8 +110,10 @@ def ninja_text(
 
     include = torch.root / "include"
     includes = ["-Icsrc", "-isystem", str(include)]
+    # Torch's headers put their paths into error messages: not those of the machine that builds.
+    prefix_map = f"-fmacro-prefix-map={include}/="
     user_flags = shlex.split(os.environ.get("CXXFLAGS", ""))
-    cxx = [*compiler, *CXX_FLAGS, *user_flags, *includes]
+    cxx = [*compiler, *CXX_FLAGS, prefix_map, *user_flags, *includes]
     link = [*compiler, "-shared", *user_flags, *shlex.split(os.environ.get("LDFLAGS", "")), f"-L{torch.root / 'lib'}"]
     libraries = ["-ltorch", "-ltorch_cpu", "-lc10"]
     if sys.platform == "darwin":
@@ -120,7 +122,9 @@ def ninja_text(
     if toolkit is not None:
         cuda_include = ["-isystem", str(toolkit.root / "include")]
         cxx += ["-DUSE_CUDA", *cuda_include]
-        nvcc = [str(toolkit.nvcc), f"-ccbin={compiler[-1]}", *NVCC_FLAGS, "-DUSE_CUDA", *arch_flags(arch_list())]
+        host_compiler = [word for word in compiler if not word.startswith("-")][-1]  # CXX may be "ccache g++ -m64"
+        nvcc = [str(toolkit.nvcc), f"-ccbin={host_compiler}", *NVCC_FLAGS, f"-Xcompiler={prefix_map}", "-DUSE_CUDA"]
+        nvcc += arch_flags(arch_list())
         lines += rule("nvcc", [*nvcc, *includes, *cuda_include], "-MD -MF $out.d -c $in -o $out", depfile=True)
         libraries += ["-ltorch_cuda", f"-L{toolkit.library_dir}", "-lcudart"]
     # Only the module itself sees pybind11 and the build information, whose paths and text

@@ -250,7 +250,7 @@ def left_out(package: Path, build: dict[str, Any]) -> None:
         (for_newer_torch, r"cannot be loaded: it was built for torch 2\.50\.0.* \(it needs torch 99\.0 or newer\)"),
         (
             for_other_python,
-            r"cannot be loaded: it was built for torch 2\.50\.0, Python 3\.99\.0 .*.*, and this is torch",
+            r"cannot be loaded: it was built for torch 2\.50\.0, Python 3\.99\.0 .* \(it holds no library for this",
         ),
         (left_out, r"the compiled extension was left out: no C\+\+ compiler was found"),
     ],
@@ -266,7 +266,6 @@ def test_package_goes_on_without_its_extension(
     code = (
         "import indeed_ext, torch\n"
         "loss = indeed_ext.fused_indeed_loss(torch.rand(4, 8), torch.rand(3, 8), torch.eye(4, 3).int())\n"
-        "import importlib; importlib.import_module('indeed_ext._extension')\n"
         "print(indeed_ext.__file__, indeed_ext.available_backends(), bool(loss > 0))\n"
         f"import sys; print([name for name in {HEAVY} if name in sys.modules])"
     )
