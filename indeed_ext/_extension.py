@@ -10,6 +10,7 @@ import importlib.util
 import json
 import platform
 import re
+import struct
 import sys
 import sysconfig
 import warnings
@@ -55,12 +56,24 @@ def _import_library() -> ModuleType:
     # From this very folder: a plain import could find the library of another, editable install.
     name = f"{__package__}._C"
     spec = PathFinder.find_spec(name, [str(_PACKAGE)])
-    if spec is None or spec.loader is None:
+    if spec is None or spec.loader is None or spec.origin is None:
         raise ImportError("it holds no library for this interpreter")
+    _require_whole(Path(spec.origin))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     sys.modules[name] = module
     return module
+
+
+def _require_whole(library: Path) -> None:
+    # Mapping a truncated library would kill the process. An ELF file ends with its section table.
+    with library.open("rb") as file:
+        header = file.read(64)
+    if len(header) == 64 and header.startswith(b"\x7fELF\x02\x01"):
+        (table,) = struct.unpack_from("<Q", header, 0x28)
+        entry_size, entries = struct.unpack_from("<HH", header, 0x3A)
+        if library.stat().st_size < table + entry_size * entries:
+            raise ImportError("the library file is incomplete")
 
 
 def _require_torch(minimum: str) -> None:
@@ -91,5 +104,5 @@ EXTENSION_ERROR, BUILD_INFO = _load()
 
 if EXTENSION_ERROR is not None:
     warnings.warn(
-        f"indeed_ext works without its fast CPU and CUDA kernels, as {EXTENSION_ERROR}", RuntimeWarning, stacklevel=2
+        f"indeed_ext works without its fast CPU and CUDA kernels, as {EXTENSION_ERROR}", RuntimeWarning, stacklevel=3
     )

@@ -230,6 +230,13 @@ def corrupt(package: Path, build: dict[str, Any]) -> None:
     (package / _extension_file_name()).write_bytes(b"not a library")
 
 
+def truncate(package: Path, build: dict[str, Any]) -> None:
+    library = package / _extension_file_name()
+    if not library.exists():
+        pytest.skip("no library to truncate")
+    os.truncate(library, library.stat().st_size // 2)
+
+
 def for_newer_torch(package: Path, build: dict[str, Any]) -> None:
     build["torch_target"] = "99.0"
 
@@ -247,6 +254,7 @@ def left_out(package: Path, build: dict[str, Any]) -> None:
     ("damage", "message"),
     [
         (corrupt, r"cannot be loaded: it was built for torch 2\.50\.0, Python 3\.\d+\.\d+ .*.*, and this is torch 2\."),
+        (truncate, r"cannot be loaded: it was built for torch 2\.50\.0.* \(the library file is incomplete\)"),
         (for_newer_torch, r"cannot be loaded: it was built for torch 2\.50\.0.* \(it needs torch 99\.0 or newer\)"),
         (
             for_other_python,
