@@ -1,0 +1,43 @@
+"""Every test that takes ``backend`` runs once for each backend of this build.
+
+``@pytest.mark.cases(maker=...)`` adds ``case``, drawn from ``maker(backend)``; ``@pytest.mark.compiled`` leaves
+out backends without kernels of their own. A backend that is missing is reported once, in test_backends.py.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.register_assert_rewrite("kit")
+
+import kit  # noqa: E402
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--backend", action="append", metavar="NAME", help="run only this backend (may be repeated)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "cases(maker=...): adds the argument `case`, one of maker(backend)")
+    config.addinivalue_line("markers", "compiled: only for backends with kernels of their own")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend" not in metafunc.fixturenames:
+        return
+    chosen = metafunc.config.getoption("--backend")
+    backends = [backend for backend in kit.backends_under_test() if not chosen or backend.name in chosen]
+    if metafunc.definition.get_closest_marker("compiled"):
+        backends = [backend for backend in backends if backend.compiled]
+    marker = metafunc.definition.get_closest_marker("cases")
+    if marker is None:
+        metafunc.parametrize("backend", backends, ids=lambda backend: backend.name)
+        return
+    pairs = [(backend, case) for backend in backends for case in marker.kwargs["maker"](backend)]
+    metafunc.parametrize("backend, case", pairs, ids=[f"{backend.name}-{case}" for backend, case in pairs])
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
