@@ -33,22 +33,26 @@ DirectedRows::DirectedRows(const Tensor& pairs_tensor, int64_t batch) {
   }
   source_.resize(entries);
   partner_.resize(entries);
+  twin_.resize(entries);
   if (list) {
     const int64_t half = entries / 2;
     for (int64_t p = 0; p < half; ++p) {
       source_[p] = partner_[p + half] = index[2 * p];
       partner_[p] = source_[p + half] = index[2 * p + 1];
+      twin_[p] = p + half;
+      twin_[p + half] = p;
     }
   } else {
     std::iota(source_.begin(), source_.end(), 0);
     partner_.assign(index, index + entries);
+    for (int64_t i = 0; i < entries; ++i) twin_[i] = index[index[i]] == i ? index[i] : -1;
   }
   group(source_, batch, own_begin_, own_);
   group(partner_, batch, incoming_begin_, incoming_);
 }
 
 RowView DirectedRows::view() const {
-  return {count(),     source_.data(),          partner_.data(), own_begin_.data(),
+  return {count(),     source_.data(),          partner_.data(),  twin_.data(), own_begin_.data(),
           own_.data(), incoming_begin_.data(), incoming_.data()};
 }
 

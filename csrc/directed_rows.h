@@ -13,6 +13,7 @@ struct RowView {
   int64_t count;
   const int64_t* source;
   const int64_t* partner;
+  const int64_t* twin;            // the row with source and partner exchanged, or -1
   const int64_t* own_begin;       // [B + 1] offsets into own
   const int64_t* own;
   const int64_t* incoming_begin;  // [B + 1] offsets into incoming
@@ -28,7 +29,7 @@ class DirectedRows {
   RowView view() const;
 
  private:
-  std::vector<int64_t> source_, partner_;
+  std::vector<int64_t> source_, partner_, twin_;
   std::vector<int64_t> own_begin_, own_, incoming_begin_, incoming_;
 };
 

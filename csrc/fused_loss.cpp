@@ -1,9 +1,9 @@
 // The whole loss, with gradients made in the forward, class block by class block:
 //
-//   I, statistics   <- rows of features                        [R, n]
-//   per block:  O, Q <- f Wᵀ, I Wᵀ                             [B + R, block], no [rows, C] matrix for large C
-//               loss, G_O, G_I <- cross-entropies, in place    (disparate logits are O - Q)
-//               ∂W, V, T       <- G_Oᵀ f + G_Iᵀ I,  += G_O W,  += G_I W
+//   X = [f; I]                                       [B + R, n], each original once, each identical feature once
+//   per block:  [O; Q] <- X Wᵀ                       [B + R, block], no [rows, C] matrix for large C
+//               loss, [G_O; G_I] <- cross-entropies, in place    (disparate logits are O - Q)
+//               ∂W <- [G_O; G_I]ᵀ X,   [V; T] += [G_O; G_I] W
 //   ∂f <- V + what T sends through the maps
 //
 // Half types are computed in float32, a class block of the weight at a time.
@@ -39,10 +39,6 @@ struct Request {
   int64_t blocks, gradients;
 };
 
-Matrix matrix(void* data, int64_t rows, int64_t columns, int64_t stride, ScalarType dtype) {
-  return {data, rows, columns, stride, dtype};
-}
-
 template <typename T>
 const T* optional_data(const std::optional<Tensor>& tensor) {
   return tensor.has_value() ? tensor->const_data_ptr<T>() : nullptr;
@@ -59,73 +55,77 @@ class FusedLoss {
  public:
   FusedLoss(const Request& request, const DirectedRows& rows, const LossWeights& lam, ScalarType dtype)
       : request_(request),
-        rows_(rows),
-        view_(rows.view()),
+        rows_(rows.view()),
         lam_(lam),
         dtype_(dtype),
+        waiting_dtype_(waiting_dtype(request.features.scalar_type())),
         batch_(request.features.size(0)),
         width_(request.features.size(1)),
         classes_(request.weight.size(0)),
-        features_(as_type(request.features, dtype)),
+        stacked_rows_(batch_ + (request.blocks != 0 ? rows.count() : 0)),
         bias_(optional_as(request.bias, dtype)),
         pos_weight_(optional_as(request.pos_weight, dtype)),
         row_weight_(optional_as(request.row_weight, dtype)),
         sums_(rows.count()) {}
 
   void run() {
-    form_identical();
+    form_stack();
     allocate_gradients();
-    const int64_t total = batch_ + row_buffers();
-    const int64_t block = class_block(total, classes_);
-    logits_ = scratch(total, block);
+    const int64_t block = class_block(stacked_rows_, classes_);
+    logits_ = scratch(stacked_rows_, block);
     for (int64_t first = 0; first < classes_; first += block) {
       class_block_step(first, std::min(block, classes_ - first));
     }
-    if (wants(kGradFeatures) && request_.blocks != 0) map_backward();
+    if (wants(kGradFeatures)) feature_gradient();
   }
 
   const std::vector<cpu::RowSums>& sums() const { return sums_; }
 
   // The gradients in the type they wait in; empty where not asked for.
-  std::tuple<Tensor, Tensor, Tensor> gradients(ScalarType dtype) const {
+  std::tuple<Tensor, Tensor, Tensor> gradients() const {
     const auto result = [&](const Tensor& gradient, int64_t bit) {
-      return wants(bit) ? as_type(gradient, dtype) : empty_like_type(request_.features, {0}, dtype);
+      return wants(bit) ? as_type(gradient, waiting_dtype_) : empty_like_type(request_.features, {0}, waiting_dtype_);
     };
     return {result(grad_features_, kGradFeatures), result(grad_weight_, kGradWeight), result(grad_bias_, kGradBias)};
   }
 
-  // Weight gradients of half types are converted block by block.
-  ScalarType weight_gradient_dtype = ScalarType::Undefined;
-
  private:
+  // float16 gradients wait in float32: the loss scale that keeps them in range comes with the upstream gradient.
+  static ScalarType waiting_dtype(ScalarType type) { return type == ScalarType::Half ? ScalarType::Float : type; }
+
   bool wants(int64_t bit) const { return (request_.gradients & bit) != 0; }
-  int64_t row_buffers() const { return request_.blocks != 0 ? rows_.count() : 0; }
+  bool has_rows() const { return stacked_rows_ > batch_; }
 
   Tensor scratch(int64_t rows, int64_t columns) const {
     return empty_like_type(request_.features, {rows, columns}, dtype_);
   }
 
-  Matrix features() const { return matrix(features_.mutable_data_ptr(), batch_, width_, width_, dtype_); }
-  Matrix whole(const Tensor& t) const { return matrix(t.mutable_data_ptr(), t.size(0), t.size(1), t.size(1), dtype_); }
+  static T* data(const Tensor& tensor) { return static_cast<T*>(tensor.mutable_data_ptr()); }
+  Matrix matrix(T* data, int64_t rows, int64_t columns) const { return {data, rows, columns, columns, dtype_}; }
+  Matrix whole(const Tensor& tensor) const { return matrix(data(tensor), tensor.size(0), tensor.size(1)); }
 
-  void form_identical() {
-    identical_ = scratch(row_buffers(), width_);
-    statistics_.resize(row_buffers());
-    parallel_rows(row_buffers(), width_, [&](int64_t begin, int64_t end) {
-      cpu::row_kernels<T>().form_rows(features_.template const_data_ptr<T>(), width_, view_, request_.minmax,
-                                      request_.eps, begin, end, identical_.template mutable_data_ptr<T>(), nullptr,
-                                      statistics_.data());
+  const T* features() const { return data(stack_); }
+  T* identical() const { return data(stack_) + batch_ * width_; }
+
+  void form_stack() {
+    stack_ = scratch(stacked_rows_, width_);
+    Tensor top = torch::stable::narrow(stack_, 0, 0, batch_);
+    torch::stable::copy_(top, request_.features);
+    if (!has_rows()) return;
+    statistics_.resize(rows_.count);
+    parallel_rows(rows_.count, width_, [&](int64_t begin, int64_t end) {
+      cpu::row_kernels<T>().form_rows(features(), width_, rows_, request_.minmax, request_.eps, begin, end,
+                                      identical(), nullptr, statistics_.data());
     });
   }
 
   void allocate_gradients() {
     if (wants(kGradFeatures)) {
-      grad_features_ = scratch(batch_, width_);
-      map_gradient_ = scratch(row_buffers(), width_);
-      if (classes_ == 0) torch::stable::zero_(grad_features_);
+      stack_gradient_ = scratch(stacked_rows_, width_);
+      if (classes_ == 0) torch::stable::zero_(stack_gradient_);
     }
     if (wants(kGradWeight)) {
-      grad_weight_ = empty_like_type(request_.features, {classes_, width_}, weight_gradient_dtype);
+      grad_weight_ = empty_like_type(request_.features, {classes_, width_}, waiting_dtype_);
       if (batch_ == 0) torch::stable::zero_(grad_weight_);
     }
     if (wants(kGradBias)) {
@@ -135,34 +135,27 @@ class FusedLoss {
   }
 
   void class_block_step(int64_t first, int64_t count) {
+    if (batch_ == 0) return;
     const Tensor weight = weight_block(first, count);
-    const Matrix w = whole(weight);
-    T* data = logits_.template mutable_data_ptr<T>();
-    const Matrix original = matrix(data, batch_, count, count, dtype_);
-    const Matrix identical = matrix(data + batch_ * count, row_buffers(), count, count, dtype_);
-    gemm(original, features().view(), w.transposed(), false);
-    if (row_buffers() > 0) gemm(identical, whole(identical_).view(), w.transposed(), false);
-
-    cross_entropies(first, count, data, data + batch_ * count);
-
-    if (wants(kGradWeight)) weight_gradient(first, count, original, identical);
-    if (wants(kGradFeatures)) {
-      gemm(whole(grad_features_), original.view(), w.view(), first > 0);
-      if (row_buffers() > 0) gemm(whole(map_gradient_), identical.view(), w.view(), first > 0);
-    }
+    const Matrix logits = matrix(data(logits_), stacked_rows_, count);
+    gemm(logits, whole(stack_).view(), whole(weight).transposed(), false);
+    cross_entropies(first, count);
+    if (wants(kGradWeight)) weight_gradient(first, count, logits);
+    if (wants(kGradFeatures)) gemm(whole(stack_gradient_), logits.view(), whole(weight).view(), first > 0);
   }
 
   // Classes [first, first + count) of the weight in the accumulation type.
   Tensor weight_block(int64_t first, int64_t count) const {
+    if (count == classes_) return as_type(request_.weight, dtype_);
     return as_type(torch::stable::narrow(const_cast<Tensor&>(request_.weight), 0, first, count), dtype_);
   }
 
-  void cross_entropies(int64_t first, int64_t count, T* original, T* identical) {
+  void cross_entropies(int64_t first, int64_t count) {
     cpu::BceBlock<T> block{};
     block.first_class = first;
     block.classes = block.stride = count;
-    block.original = original;
-    block.identical = request_.blocks != 0 ? identical : nullptr;
+    block.original = data(logits_);
+    block.identical = data(logits_) + batch_ * count;
     block.bias = optional_data<T>(bias_);
     block.pos_weight = optional_data<T>(pos_weight_);
     block.present = reinterpret_cast<const uint32_t*>(request_.present.const_data_ptr<int32_t>());
@@ -172,7 +165,7 @@ class FusedLoss {
     block.lam_identical = static_cast<T>(lam_.identical);
     block.lam_disparate = static_cast<T>(lam_.disparate);
     block.row_weight = optional_data<T>(row_weight_);
-    block.scale = static_cast<T>(reduction_scale(request_.reduction, rows_.count()));
+    block.scale = static_cast<T>(reduction_scale(request_.reduction, rows_.count));
     block.gradients = request_.gradients != 0;
     block.sums = sums_.data();
 
@@ -183,64 +176,62 @@ class FusedLoss {
       for (int64_t chunk = begin; chunk < end; ++chunk) {
         T* sum = partial.empty() ? nullptr : partial.data() + chunk * count;
         const int64_t last = std::min(batch_, (chunk + 1) * kBiasChunk);
-        cpu::row_kernels<T>().bce_block(block, view_, chunk * kBiasChunk, last, sum);
+        cpu::row_kernels<T>().bce_block(block, rows_, chunk * kBiasChunk, last, sum);
       }
     });
     if (!wants(kGradBias)) return;
-    T* bias = grad_bias_.template mutable_data_ptr<T>() + first;
+    T* bias = data(grad_bias_) + first;
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
       for (int64_t c = 0; c < count; ++c) bias[c] += partial[chunk * count + c];
     }
   }
 
-  void weight_gradient(int64_t first, int64_t count, const Matrix& original, const Matrix& identical) {
-    const bool direct = weight_gradient_dtype == dtype_;
-    Tensor block = direct ? grad_weight_ : scratch(count, width_);
-    T* data = block.template mutable_data_ptr<T>() + (direct ? first * width_ : 0);
-    const Matrix out = matrix(data, count, width_, width_, dtype_);
-    if (batch_ > 0) gemm(out, original.transposed(), features().view(), false);
-    if (row_buffers() > 0) gemm(out, identical.transposed(), whole(identical_).view(), true);
-    if (!direct && batch_ > 0) {
-      Tensor target = torch::stable::narrow(grad_weight_, 0, first, count);
-      torch::stable::copy_(target, block);
+  void weight_gradient(int64_t first, int64_t count, const Matrix& effective) {
+    if (waiting_dtype_ == dtype_) {
+      gemm(matrix(data(grad_weight_) + first * width_, count, width_), effective.transposed(), whole(stack_).view(),
+           false);
+      return;
     }
+    const Tensor block = scratch(count, width_);
+    gemm(whole(block), effective.transposed(), whole(stack_).view(), false);
+    Tensor target = torch::stable::narrow(grad_weight_, 0, first, count);
+    torch::stable::copy_(target, block);
   }
 
-  void map_backward() {
+  void feature_gradient() {
+    if (!has_rows()) {
+      grad_features_ = stack_gradient_;
+      return;
+    }
+    grad_features_ = scratch(batch_, width_);
+    const T* base = data(stack_gradient_);
+    const cpu::MapBackward<T> task{width_,  request_.minmax,    features(),   base + batch_ * width_, base,
+                                   nullptr, statistics_.data(), sums_.data(), data(grad_features_)};
     parallel_rows(batch_, width_, [&](int64_t begin, int64_t end) {
-      cpu::row_kernels<T>().map_backward(features_.template const_data_ptr<T>(),
-                                         map_gradient_.template const_data_ptr<T>(), nullptr, width_, view_,
-                                         request_.minmax, statistics_.data(), sums_.data(), begin, end,
-                                         grad_features_.template mutable_data_ptr<T>());
+      cpu::row_kernels<T>().map_backward(task, rows_, begin, end);
     });
   }
 
   static constexpr int64_t kBiasChunk = 16;
 
   const Request& request_;
-  const DirectedRows& rows_;
-  const RowView view_;
+  const RowView rows_;
   const LossWeights& lam_;
-  const ScalarType dtype_;
-  const int64_t batch_, width_, classes_;
-  const Tensor features_;
+  const ScalarType dtype_, waiting_dtype_;
+  const int64_t batch_, width_, classes_, stacked_rows_;
   const std::optional<Tensor> bias_, pos_weight_, row_weight_;
   std::vector<cpu::RowSums> sums_;
   std::vector<MapStatistics<T>> statistics_;
-  Tensor identical_, logits_, map_gradient_, grad_features_, grad_weight_, grad_bias_;
+  Tensor stack_, logits_, stack_gradient_, grad_features_, grad_weight_, grad_bias_;
 };
 
 template <typename T>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> evaluate(const Request& request, const DirectedRows& rows,
                                                             const LossWeights& lam, ScalarType dtype) {
-  const ScalarType type = request.features.scalar_type();
-  // float16 gradients wait in float32: the loss scale that keeps them in range comes with the upstream gradient.
-  const ScalarType waiting = type == ScalarType::Half ? ScalarType::Float : type;
   FusedLoss<T> loss(request, rows, lam, dtype);
-  loss.weight_gradient_dtype = waiting;
   loss.run();
   auto [value, components] = finish_loss(loss.sums(), lam, request.reduction, request.features, dtype);
-  auto [grad_features, grad_weight, grad_bias] = loss.gradients(waiting);
+  auto [grad_features, grad_weight, grad_bias] = loss.gradients();
   return {value, components, grad_features, grad_weight, grad_bias};
 }
 

@@ -36,11 +36,17 @@ Tensor backward(const Tensor& grad_identical, const Tensor& grad_disparate, cons
                                    map_gradient.const_data_ptr<T>(), width, rows.view(), begin, end, sums.data());
   });
   Tensor gradient = empty_like_type(features, {batch, width}, features.scalar_type());
-  torch::stable::zero_(gradient);
+  const cpu::MapBackward<T> task{width,
+                                 minmax,
+                                 features.const_data_ptr<T>(),
+                                 map_gradient.const_data_ptr<T>(),
+                                 nullptr,
+                                 grad_disparate.const_data_ptr<T>(),
+                                 statistics.data(),
+                                 sums.data(),
+                                 gradient.mutable_data_ptr<T>()};
   parallel_rows(batch, width, [&](int64_t begin, int64_t end) {
-    cpu::row_kernels<T>().map_backward(features.const_data_ptr<T>(), map_gradient.const_data_ptr<T>(),
-                                       grad_disparate.const_data_ptr<T>(), width, rows.view(), minmax,
-                                       statistics.data(), sums.data(), begin, end, gradient.mutable_data_ptr<T>());
+    cpu::row_kernels<T>().map_backward(task, rows.view(), begin, end);
   });
   return gradient;
 }

@@ -3,9 +3,9 @@
 //   u = f_src * f_par,   m = (u - low) * scale
 //   dm = T * f_src       du = scale * dm + product * u - [u == low] at_low - [u == high] at_high
 //
-// l2:      low = 0, scale = 1 / |u|;            product = -<m, dm> / |u|^2
-// minmax:  low = min u, scale = 1 / (max - min); at_low = scale * sum(dm (1 - m)) / #argmin,
-//                                                at_high = scale * sum(dm m) / #argmax
+// l2:      low = 0, scale = 1 / |u|;              product = -<m, dm> / |u|^2, nothing at low or high
+// minmax:  low = min u, scale = 1 / (max - min);  product = 0, at_low = scale * sum(dm (1 - m)) / #argmin,
+//                                                 at_high = scale * sum(dm m) / #argmax
 // A degenerate row (norm or range <= eps) has scale 0: its map and the gradient through it vanish.
 #pragma once
 
@@ -58,9 +58,16 @@ INDEED_HD MapSlope<T> map_slope(const MapStatistics<T>& s, bool minmax, T dot_id
   return {T(0), s.scale * dot_disparate * s.low_share, s.scale * dot_identical * s.high_share};
 }
 
+// Rows (i, j) and (j, i) share u; the gradients of u they send add up.
 template <typename T>
+INDEED_HD MapSlope<T> operator+(const MapSlope<T>& a, const MapSlope<T>& b) {
+  return {a.product + b.product, a.at_low + b.at_low, a.at_high + b.at_high};
+}
+
+template <bool kMinmax, typename T>
 INDEED_HD T product_gradient(T u, T dm, const MapStatistics<T>& s, const MapSlope<T>& d) {
-  return s.scale * dm + d.product * u - (u == s.low ? d.at_low : T(0)) - (u == s.high ? d.at_high : T(0));
+  if (!kMinmax) return s.scale * dm + d.product * u;
+  return s.scale * dm - (u == s.low ? d.at_low : T(0)) - (u == s.high ? d.at_high : T(0));
 }
 
 }  // namespace indeed

@@ -40,6 +40,20 @@ struct SixWayLogits {
   T *grad_original, *grad_identical, *grad_disparate;  // null in the forward
 };
 
+// grad_features of samples: base, plus what flows through the maps of their own and incoming rows.
+template <typename T>
+struct MapBackward {
+  int64_t width;
+  bool minmax;
+  const T* features;      // [B, n]
+  const T* map_gradient;  // T, [R, n]
+  const T* base;          // [B, n], or null for zero
+  const T* direct;        // [R, n] added to the source of each row, or null
+  const MapStatistics<T>* statistics;
+  const RowSums* sums;
+  T* grad_features;  // [B, n]
+};
+
 template <typename T>
 struct RowKernels {
   // Identical features [R, n] of rows [begin, end), the statistics of their maps, and, unless null, f - identical.
@@ -53,11 +67,7 @@ struct RowKernels {
   // sum dm m and sum dm (1 - m) of rows [begin, end) from T and identical features.
   void (*map_dots)(const T* features, const T* identical, const T* map_gradient, int64_t width, const RowView& rows,
                    int64_t begin, int64_t end, RowSums* sums);
-  // Adds to grad_features of samples [begin, end) what flows through the maps of their own and incoming rows.
-  // map_gradient is T [R, n]; direct, unless null, is a gradient [R, n] of the sources themselves.
-  void (*map_backward)(const T* features, const T* map_gradient, const T* direct, int64_t width, const RowView& rows,
-                       bool minmax, const MapStatistics<T>* statistics, const RowSums* sums, int64_t begin,
-                       int64_t end, T* grad_features);
+  void (*map_backward)(const MapBackward<T>& task, const RowView& rows, int64_t begin, int64_t end);
 };
 
 template <typename T>

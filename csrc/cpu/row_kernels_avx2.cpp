@@ -1,5 +1,6 @@
 // The row kernels compiled for AVX2 and FMA. Standard and torch headers come first, so that no function they
 // define is compiled for a machine that may lack the instructions.
+#include <algorithm>
 #include <cmath>
 
 #include "cpu/row_kernels_variants.h"

@@ -1,4 +1,5 @@
 // The row kernels for the instruction set every machine of this architecture has, and the choice among variants.
+#include <algorithm>
 #include <cmath>
 
 #include "common/bce.h"

@@ -230,43 +230,78 @@ void map_dots(const T* features, const T* identical, const T* map_gradient, int6
   }
 }
 
-template <typename T>
-void map_backward(const T* features, const T* map_gradient, const T* direct, int64_t width, const RowView& rows,
-                  bool minmax, const MapStatistics<T>* statistics, const RowSums* sums, int64_t begin, int64_t end,
-                  T* grad_features) {
+// out = start + what row (f, partner) sends to its source and, where its twin (partner, f) is at hand, what the twin
+// sends to its partner: both share u, so both gradients of u are one expression.
+template <typename T, bool kMinmax, bool kTwin>
+void own_gradient(const T* __restrict f, const T* __restrict partner, const T* __restrict t,
+                  const T* __restrict twin_t, int64_t width, const MapStatistics<T>& s, const MapSlope<T>& slope,
+                  const T* start, T* out) {
+#pragma omp simd
+  for (int64_t j = 0; j < width; ++j) {
+    const T u = f[j] * partner[j];
+    const T dm = kTwin ? t[j] * f[j] + twin_t[j] * partner[j] : t[j] * f[j];
+    const T du = product_gradient<kMinmax>(u, dm, s, slope);
+    out[j] = start[j] + map_value(u, s) * t[j] + du * partner[j];
+  }
+}
+
+// out += what row (source, f) sends to its partner f.
+template <typename T, bool kMinmax>
+void incoming_gradient(const T* __restrict source, const T* __restrict f, const T* __restrict t, int64_t width,
+                       const MapStatistics<T>& s, const MapSlope<T>& slope, T* __restrict out) {
+  for (int64_t j = 0; j < width; ++j) {
+    out[j] += product_gradient<kMinmax>(source[j] * f[j], t[j] * source[j], s, slope) * source[j];
+  }
+}
+
+template <typename T, bool kMinmax>
+void map_backward_norm(const MapBackward<T>& b, const RowView& rows, int64_t begin, int64_t end) {
+  const int64_t width = b.width;
   const auto slope_of = [&](int64_t row) {
-    return map_slope(statistics[row], minmax, static_cast<T>(sums[row].dot_identical),
-                     static_cast<T>(sums[row].dot_disparate));
+    return map_slope(b.statistics[row], kMinmax, static_cast<T>(b.sums[row].dot_identical),
+                     static_cast<T>(b.sums[row].dot_disparate));
   };
   for (int64_t sample = begin; sample < end; ++sample) {
-    const T* __restrict f = features + sample * width;
-    T* __restrict out = grad_features + sample * width;
+    const T* f = b.features + sample * width;
+    T* out = b.grad_features + sample * width;
+    const T* start = b.base != nullptr ? b.base + sample * width : nullptr;
     for (int64_t k = rows.own_begin[sample]; k < rows.own_begin[sample + 1]; ++k) {
-      const int64_t row = rows.own[k];
-      const T* __restrict partner = features + rows.partner[row] * width;
-      const T* __restrict t = map_gradient + row * width;
-      const MapStatistics<T> s = statistics[row];
-      const MapSlope<T> slope = slope_of(row);
-      for (int64_t j = 0; j < width; ++j) {
-        const T u = f[j] * partner[j];
-        out[j] += map_value(u, s) * t[j] + product_gradient(u, t[j] * f[j], s, slope) * partner[j];
+      const int64_t row = rows.own[k], twin = rows.twin[row];
+      const T* partner = b.features + rows.partner[row] * width;
+      const T* t = b.map_gradient + row * width;
+      if (start == nullptr) {
+        std::fill(out, out + width, T(0));
+        start = out;
       }
-      if (direct != nullptr) {
-        const T* __restrict own = direct + row * width;
-        for (int64_t j = 0; j < width; ++j) out[j] += own[j];
+      if (twin >= 0) {
+        own_gradient<T, kMinmax, true>(f, partner, t, b.map_gradient + twin * width, width, b.statistics[row],
+                                       slope_of(row) + slope_of(twin), start, out);
+      } else {
+        own_gradient<T, kMinmax, false>(f, partner, t, nullptr, width, b.statistics[row], slope_of(row), start, out);
+      }
+      start = out;
+      if (b.direct != nullptr) {
+        const T* added = b.direct + row * width;
+        for (int64_t j = 0; j < width; ++j) out[j] += added[j];
       }
     }
+    if (start == nullptr) std::fill(out, out + width, T(0));
+    if (start != nullptr && start != out) std::copy(start, start + width, out);
     for (int64_t k = rows.incoming_begin[sample]; k < rows.incoming_begin[sample + 1]; ++k) {
       const int64_t row = rows.incoming[k];
-      const T* __restrict source = features + rows.source[row] * width;
-      const T* __restrict t = map_gradient + row * width;
-      const MapStatistics<T> s = statistics[row];
-      const MapSlope<T> slope = slope_of(row);
-      for (int64_t j = 0; j < width; ++j) {
-        const T u = source[j] * f[j];
-        out[j] += product_gradient(u, t[j] * source[j], s, slope) * source[j];
-      }
+      if (rows.twin[row] >= 0) continue;  // its twin, an own row, carried it
+      incoming_gradient<T, kMinmax>(b.features + rows.source[row] * width, f, b.map_gradient + row * width, width,
+                                    b.statistics[row], slope_of(row), out);
     }
+  }
+}
+
+template <typename T>
+void map_backward(const MapBackward<T>& b, const RowView& rows, int64_t begin, int64_t end) {
+  if (b.minmax) {
+    map_backward_norm<T, true>(b, rows, begin, end);
+  } else {
+    map_backward_norm<T, false>(b, rows, begin, end);
   }
 }
 
