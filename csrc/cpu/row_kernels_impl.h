@@ -234,8 +234,8 @@ void map_dots(const T* features, const T* identical, const T* map_gradient, int6
 // sends to its partner: both share u, so both gradients of u are one expression.
 template <typename T, bool kMinmax, bool kTwin>
 void own_gradient(const T* __restrict f, const T* __restrict partner, const T* __restrict t,
-                  const T* __restrict twin_t, int64_t width, const MapStatistics<T>& s, const MapSlope<T>& slope,
-                  const T* start, T* out) {
+                  const T* __restrict twin_t, int64_t width, MapStatistics<T> s, MapSlope<T> slope, const T* start,
+                  T* out) {
 #pragma omp simd
   for (int64_t j = 0; j < width; ++j) {
     const T u = f[j] * partner[j];
@@ -248,7 +248,7 @@ void own_gradient(const T* __restrict f, const T* __restrict partner, const T* _
 // out += what row (source, f) sends to its partner f.
 template <typename T, bool kMinmax>
 void incoming_gradient(const T* __restrict source, const T* __restrict f, const T* __restrict t, int64_t width,
-                       const MapStatistics<T>& s, const MapSlope<T>& slope, T* __restrict out) {
+                       MapStatistics<T> s, MapSlope<T> slope, T* __restrict out) {
   for (int64_t j = 0; j < width; ++j) {
     out[j] += product_gradient<kMinmax>(source[j] * f[j], t[j] * source[j], s, slope) * source[j];
   }
