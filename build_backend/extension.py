@@ -58,7 +58,8 @@ class BuildExtension(build_ext):
         else:
             torch = find_torch()
             if torch is None or not torch.is_recent_enough:
-                raise BuildError(f"torch>={'.'.join(map(str, MINIMUM_TORCH))} is needed to build, found {torch}")
+                found = f"torch {torch.version}" if torch else "none"
+                raise BuildError(f"building needs torch>={'.'.join(map(str, MINIMUM_TORCH))}, found {found}")
             self.compile(ext, library, torch, info)
         (library.parent / INFO_NAME).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
 

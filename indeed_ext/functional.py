@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -282,7 +283,11 @@ def fused_indeed_loss(
         pairs = operators.mine_pairs(present, seed, strategy_code)
     lam_tensor, blocks = _lam_tensor(lams, features.device)
     rest = (present, known, pairs, lam_tensor, pos_weight, norm_code, eps, reduction_code, blocks)
-    loss, components = FusedINDeeDLoss.apply(operators, features, weight, bias, *rest)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (features, weight, bias)):
+        loss, components = FusedINDeeDLoss.apply(operators, features, weight, bias, *rest)
+    else:
+        rows = (features, weight, bias, present, known, pairs, lam_tensor, pos_weight, None)
+        loss, components, *_ = operators.fused_indeed_loss(*rows, norm_code, eps, reduction_code, blocks, 0)
     return (loss, components) if return_components else loss
 
 
@@ -367,7 +372,15 @@ def _lam_tensor(lams: tuple[float | Tensor, float | Tensor], device: torch.devic
     if any(isinstance(lam, Tensor) for lam in lams):
         parts = [torch.as_tensor(lam, dtype=torch.float64, device=device) for lam in lams]
         return torch.stack(parts), blocks
-    return torch.tensor(lams, dtype=torch.float64).to(device, non_blocking=True), blocks
+    constant = _constant_lam.__wrapped__ if torch.compiler.is_compiling() else _constant_lam
+    return constant(*lams, device), blocks
+
+
+@lru_cache(maxsize=16)
+def _constant_lam(lam_identical: float, lam_disparate: float, device: torch.device) -> Tensor:
+    """A tensor of the two numbers, kept for the next call; never an inference tensor, which autograd cannot save."""
+    with torch.inference_mode(False):
+        return torch.tensor((lam_identical, lam_disparate), dtype=torch.float64).to(device, non_blocking=True)
 
 
 def _check_label_values(labels: Tensor) -> None:
