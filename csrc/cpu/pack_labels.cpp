@@ -1,4 +1,5 @@
 #include <atomic>
+#include <cstring>
 
 #include "common/options.h"
 #include "operators.h"
@@ -6,6 +7,37 @@
 
 namespace indeed {
 namespace {
+
+struct WordBits {
+  uint32_t positive, zero, unknown;
+};
+
+template <typename T>
+WordBits classify(const T* labels, int64_t count) {
+  WordBits bits{0, 0, 0};
+  for (int64_t l = 0; l < count; ++l) {
+    const float value = static_cast<float>(labels[l]);
+    bits.positive |= static_cast<uint32_t>(value == 1.0f) << l;
+    bits.zero |= static_cast<uint32_t>(value == 0.0f) << l;
+    bits.unknown |= static_cast<uint32_t>(value == -1.0f) << l;
+  }
+  return bits;
+}
+
+// Bytes that are 0 or 1, eight at a time: the product moves bit 0 of byte k to bit 56 + k.
+WordBits classify(const uint8_t* labels, int64_t count) {
+  WordBits bits{0, 0, 0};
+  for (int64_t l = 0; l < count; l += 8) {
+    uint64_t bytes = 0;
+    std::memcpy(&bytes, labels + l, std::min<int64_t>(8, count - l));
+    const uint64_t other = bytes & 0xFEFEFEFEFEFEFEFEu;
+    if (other != 0) [[unlikely]]
+      return classify<uint8_t>(labels, count);
+    bits.positive |= static_cast<uint32_t>((bytes * 0x0102040810204080u) >> 56) << l;
+  }
+  bits.zero = ~bits.positive;
+  return bits;
+}
 
 template <typename T>
 void pack(const Tensor& labels, int32_t* present, int32_t* known) {
@@ -18,17 +50,10 @@ void pack(const Tensor& labels, int32_t* present, int32_t* known) {
       for (int64_t w = 0; w < words; ++w) {
         const T* word = data + i * classes + w * kWordBits;
         const int64_t count = std::min(kWordBits, classes - w * kWordBits);
-        uint32_t positive = 0, unknown = 0, zero = 0;
-        for (int64_t l = 0; l < count; ++l) {
-          const float value = static_cast<float>(word[l]);
-          positive |= static_cast<uint32_t>(value == 1.0f) << l;
-          zero |= static_cast<uint32_t>(value == 0.0f) << l;
-          unknown |= static_cast<uint32_t>(value == -1.0f) << l;
-        }
+        const auto [positive, zero, unknown] = classify(word, count);
         const uint32_t used = count == kWordBits ? 0xFFFFFFFFu : (1u << count) - 1u;
-        if ((positive | zero | unknown) != used) {
-          invalid = i * classes + w * kWordBits + __builtin_ctz(used & ~(positive | zero | unknown));
-        }
+        const uint32_t invalid_bits = used & ~(positive | zero | unknown);
+        if (invalid_bits != 0) invalid = i * classes + w * kWordBits + __builtin_ctz(invalid_bits);
         present[i * words + w] = static_cast<int32_t>(positive);
         known[i * words + w] = static_cast<int32_t>(used & ~unknown);
       }
