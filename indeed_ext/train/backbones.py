@@ -1,0 +1,90 @@
+"""Networks, all with timm's conventions, so that the trainer treats its own and timm's alike.
+
+A network has ``forward_features(x) -> map``, ``forward_head(map, pre_logits=True) -> features [B, n]``,
+``get_classifier() -> nn.Linear`` and ``forward(x) -> logits [B, C]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from .data.composites import GRID
+
+
+class SimpleCNN(nn.Module):
+    """The paper's simple network: three convolutions and two fully connected layers, the second the classifier.
+
+    ReLU follows all but the classifier, so its features ``[B, hidden]`` are non-negative, as the identical map
+    of eqs. (3) and (4) expects. It comes after the pooling, with which it commutes, where it has a quarter of the
+    work. The last pooling leaves one position per cell of the canvas whatever the size of the image.
+
+    Args:
+        num_classes: C.
+        in_channels: channels of an image.
+        width: channels of the first convolution; the others have 2 and 4 times as many.
+        hidden: n, the width of the features.
+    """
+
+    def __init__(self, num_classes: int, in_channels: int = 1, width: int = 16, hidden: int = 256) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(in_channels, width, 3, padding=1),
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+            nn.Conv2d(width, 2 * width, 3, padding=1),
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+            nn.Conv2d(2 * width, 4 * width, 3, padding=1),
+            nn.ReLU(),
+        )
+        self.neck = nn.Sequential(
+            nn.AdaptiveMaxPool2d(GRID), nn.Flatten(), nn.Linear(4 * width * GRID * GRID, hidden), nn.ReLU()
+        )
+        self.classifier = nn.Linear(hidden, num_classes)
+        # He's initialisation: with torch's default the first hundreds of steps change next to nothing.
+        for layer in (*self.features, *self.neck):
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last feature map, ``[B, 4 width, H / 4, W / 4]``, of images ``[B, in_channels, H, W]``."""
+        return self.features(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits ``[B, C]``, or with ``pre_logits`` the features ``[B, hidden]``, from the last feature map."""
+        x = self.neck(x)
+        return x if pre_logits else self.classifier(x)
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer."""
+        return self.classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[B, C]`` of images ``[B, in_channels, H, W]``."""
+        return self.forward_head(self.forward_features(x))
+
+
+#: Own networks by name; timm's join in :func:`create_network`.
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"simple_cnn": SimpleCNN}
+
+
+def create_network(name: str, num_classes: int, in_channels: int) -> nn.Module:
+    """The plain network, with an ``nn.Linear`` classifier and no part of the loss: what a trained run is loaded into.
+
+    Raises:
+        ValueError: there is no network of that name.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"unknown backbone {name!r}; the backbones are: {', '.join(sorted(NETWORKS))}")
+    return NETWORKS[name](num_classes=num_classes, in_channels=in_channels)
+
+
+def replace_classifier(network: nn.Module, head: nn.Linear) -> None:
+    """Put ``head`` in the classifier's place, with its weights: the network's state_dict stays the same."""
+    classifier = network.get_classifier()
+    head.load_state_dict(classifier.state_dict())
+    name = next(name for name, module in network.named_modules() if module is classifier)
+    network.set_submodule(name, head)

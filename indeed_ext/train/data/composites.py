@@ -1,0 +1,192 @@
+"""ML-X-N, the paper's multi-label sets: composites of N single-label images of different classes on a 3 x 3 canvas.
+
+A composite is never stored: it is a few indices into a pool of source images, drawn for a whole epoch at once
+from (seed, epoch), and one gather per batch makes the pictures.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .base import Batch, MultilabelData
+
+#: Cells along each side of the canvas.
+GRID = 3
+CELLS = GRID * GRID
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Single-label source images.
+
+    Attributes:
+        images: ``[M, channels, H, W]`` uint8.
+        labels: ``[M]`` int64, the class of each.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def subset(self, indices: Tensor) -> Pool:
+        """The images at ``indices [K]``."""
+        return Pool(self.images[indices], self.labels[indices])
+
+
+class Draws(NamedTuple):
+    """K composites of N objects: which source image stands in which cell.
+
+    Attributes:
+        sources: ``[K, N]`` int64 indices into the pool.
+        cells: ``[K, N]`` int64 in [0, 9), row-major, different within a row.
+    """
+
+    sources: Tensor
+    cells: Tensor
+
+
+def draw_composites(
+    labels: Tensor, count: int, objects: int, num_classes: int, generator: torch.Generator | None = None
+) -> Draws:
+    """Draw composites: N distinct classes uniformly, of each one source image uniformly, in N distinct cells uniformly.
+
+    Args:
+        labels: ``[M]`` classes of the source images; every class must occur.
+        count: K, composites to draw.
+        objects: N, at most 9 and at most ``num_classes``.
+    """
+    classes = torch.rand(count, num_classes, generator=generator).argsort(1)[:, :objects]
+    cells = torch.rand(count, CELLS, generator=generator).argsort(1)[:, :objects]
+    per_class = torch.bincount(labels, minlength=num_classes)
+    first = per_class.cumsum(0) - per_class  # where each class begins once the sources are sorted by class
+    # float64: a float32 draw times the class size can round up to the size itself.
+    within = (torch.rand(count, objects, generator=generator, dtype=torch.float64) * per_class[classes]).long()
+    return Draws(labels.argsort(stable=True)[first[classes] + within], cells)
+
+
+def every_single(labels: Tensor) -> Draws:
+    """Each of the M source images alone on the canvas, once in each of the nine cells: 9 M draws with N = 1."""
+    sources = torch.arange(len(labels)).repeat_interleave(CELLS)
+    cells = torch.arange(CELLS).repeat(len(labels))
+    return Draws(sources[:, None], cells[:, None])
+
+
+def compose(images: Tensor, draws: Draws) -> Tensor:
+    """The pictures: ``[K, channels, 3 H, 3 W]`` from source images ``[M, channels, H, W]``; empty cells are 0."""
+    count = len(draws.sources)
+    channels, height, width = images.shape[1:]
+    canvas = images.new_zeros(count, CELLS, channels, height, width)
+    canvas[torch.arange(count)[:, None], draws.cells] = images[draws.sources]
+    grid = canvas.view(count, GRID, GRID, channels, height, width)
+    return grid.permute(0, 3, 1, 4, 2, 5).reshape(count, channels, GRID * height, GRID * width)
+
+
+def composite_labels(labels: Tensor, draws: Draws, num_classes: int) -> Tensor:
+    """The label sets: bool ``[K, C]`` from the classes ``[M]`` of the source images."""
+    present = torch.zeros(len(draws.sources), num_classes, dtype=torch.bool)
+    return present.scatter_(1, labels[draws.sources], True)
+
+
+class CompositeLoader:
+    """Batches (images uint8, labels bool) of composites; every pass asks ``draw`` for its composites.
+
+    Lightning saves the position through ``state_dict``, which is why a run resumed in the middle of an epoch
+    sees the batches that the interrupted one would have seen.
+    """
+
+    def __init__(
+        self, pool: Pool, num_classes: int, batch_size: int, draw: Callable[[], Draws], size: int, drop_last: bool
+    ) -> None:
+        self.pool, self.num_classes, self.batch_size, self.draw = pool, num_classes, batch_size, draw
+        self.batches = size // batch_size if drop_last else -(-size // batch_size)
+        self.position = 0  # batches of this pass that were given out
+        self._start = 0  # where a restored pass continues
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator: nothing below runs before the first batch is asked for, when the trainer knows its epoch.
+        start, self._start = self._start, 0
+        draws = self.draw()
+        for index in range(start, self.batches):
+            self.position = index + 1
+            rows = slice(index * self.batch_size, (index + 1) * self.batch_size)
+            batch = Draws(draws.sources[rows], draws.cells[rows])
+            yield compose(self.pool.images, batch), composite_labels(self.pool.labels, batch, self.num_classes)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position within the pass."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue the next pass at the saved position; a finished pass starts anew."""
+        self._start = state["position"] % self.batches
+
+
+class CompositeData(MultilabelData):
+    """Trains on composites of N objects; validates and tests on single objects, each in every cell.
+
+    Subclasses give the pools: :meth:`load_pools`. No source image is in two of them.
+    """
+
+    def __init__(self, objects: int, epoch_size: int, batch_size: int) -> None:
+        super().__init__()
+        limit = min(CELLS, self.num_classes)
+        if not 1 <= objects <= limit:
+            raise ValueError(f"objects: expected 1 to {limit} (cells of the canvas and classes), got {objects}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        if epoch_size < batch_size:
+            raise ValueError(f"epoch_size: expected at least one batch ({batch_size}), got {epoch_size}")
+        self.objects, self.epoch_size, self.batch_size = objects, epoch_size, batch_size
+        self.seed = torch.initial_seed()  # what seed_everything or torch.manual_seed set
+        self.pools: tuple[Pool, Pool, Pool] | None = None
+
+    @abstractmethod
+    def load_pools(self) -> tuple[Pool, Pool, Pool]:
+        """Source images for training, validation and testing."""
+
+    def setup(self, stage: str) -> None:
+        """Load the source images, once."""
+        self.pools = self.pools or self.load_pools()
+
+    def draw_epoch(self, epoch: int) -> Draws:
+        """The training composites of an epoch: always the same for the same seed."""
+        generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
+        labels = self.pools[0].labels
+        return draw_composites(labels, self.epoch_size, self.objects, self.num_classes, generator)
+
+    def train_dataloader(self) -> CompositeLoader:
+        """New composites in every epoch, whole batches only."""
+
+        def draw() -> Draws:
+            return self.draw_epoch(self.trainer.current_epoch if self.trainer else 0)
+
+        return CompositeLoader(self.pools[0], self.num_classes, self.batch_size, draw, self.epoch_size, drop_last=True)
+
+    def val_dataloader(self) -> CompositeLoader:
+        """Every validation image alone, in each cell."""
+        return self._singles(self.pools[1])
+
+    def test_dataloader(self) -> CompositeLoader:
+        """Every test image alone, in each cell."""
+        return self._singles(self.pools[2])
+
+    def _singles(self, pool: Pool) -> CompositeLoader:
+        draws = every_single(pool.labels)
+        batch_size = 4 * self.batch_size  # no gradients are kept
+        return CompositeLoader(pool, self.num_classes, batch_size, lambda: draws, len(draws.sources), drop_last=False)
+
+
+def _mix(seed: int, epoch: int) -> int:
+    """One 63-bit seed from two numbers, so that seed 1, epoch 0 is not seed 0, epoch 1 (a 64-bit finaliser)."""
+    value = (seed + 0x9E3779B97F4A7C15 * (epoch + 1)) & 0xFFFFFFFFFFFFFFFF
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+    return (value ^ (value >> 31)) >> 1

@@ -1,0 +1,52 @@
+"""ML-Digits-N: composites of the 1,797 handwritten digits that scikit-learn carries, so nothing is downloaded."""
+
+from __future__ import annotations
+
+import torch
+
+from .composites import CompositeData, Pool
+
+#: Grey levels of scikit-learn's digits run from 0 to 16.
+MAX_GREY = 16
+TEST_SHARE = 0.2
+VALIDATION_SHARE = 0.1
+
+
+class DigitsData(CompositeData):
+    """Composites of N different handwritten digits of 8 x 8 pixels on a canvas of 24 x 24.
+
+    Of the 1,797 digits 70 % make the training composites, 10 % are for validation and 20 % for the test,
+    stratified by class. Validation and test show one digit at a time, in each of the nine cells.
+
+    Args:
+        objects: N, digits on a training canvas, all of different classes.
+        epoch_size: composites drawn for an epoch.
+        batch_size: composites in a training step.
+        split_seed: which digits are held out; keep it to compare runs.
+    """
+
+    class_names = tuple("0123456789")
+    in_channels = 1
+
+    def __init__(self, objects: int = 5, epoch_size: int = 10_240, batch_size: int = 128, split_seed: int = 0) -> None:
+        super().__init__(objects, epoch_size, batch_size)
+        self.split_seed = split_seed
+
+    def load_pools(self) -> tuple[Pool, Pool, Pool]:
+        """Training, validation and test digits; none is in two of them."""
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
+        digits = load_digits()
+        images = torch.from_numpy(digits.images * (255 / MAX_GREY)).round().to(torch.uint8).unsqueeze(1)
+        pool = Pool(images, torch.from_numpy(digits.target).long())
+        rest, test = train_test_split(
+            range(len(images)), test_size=TEST_SHARE, stratify=digits.target, random_state=self.split_seed
+        )
+        train, validation = train_test_split(
+            rest,
+            test_size=VALIDATION_SHARE / (1 - TEST_SHARE),
+            stratify=digits.target[rest],
+            random_state=self.split_seed,
+        )
+        return tuple(pool.subset(torch.tensor(sorted(part))) for part in (train, validation, test))
