@@ -1,0 +1,157 @@
+"""What a trained classifier is judged by: average precision, and the confidence maps of Figures 3 and 4."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import MultilabelAveragePrecision
+
+#: Up to this many classes the printed table has a row for each.
+TABLE_CLASSES = 20
+
+
+class ConfidenceMap(Metric):
+    """Mean predicted probability of every class (columns) over the images that show a class (rows): ``[C, C]``.
+
+    The row of a class that no image shows is nan.
+    """
+
+    full_state_update = False
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(num_classes, num_classes, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("images", torch.zeros(num_classes, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add probabilities ``preds [B, C]`` of images with labels ``target [B, C]``."""
+        present = target.to(torch.float64)
+        self.total += present.T @ preds.to(torch.float64)
+        self.images += present.sum(0)
+
+    def compute(self) -> dict[str, Tensor]:
+        """``confidence [C, C]`` and ``images [C]``, how many show each class."""
+        return {"confidence": self.total / self.images[:, None], "images": self.images}
+
+
+class Evaluation(MetricCollection):
+    """All measures of a set of images, from logits and labels."""
+
+    def __init__(self, num_classes: int) -> None:
+        # Scores wait on the CPU for the ranking over all images.
+        ranking = MultilabelAveragePrecision(num_classes, average=None, compute_on_cpu=True, validate_args=False)
+        super().__init__({"average_precision": ranking, "map": ConfidenceMap(num_classes)}, compute_groups=False)
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Add logits ``[B, C]`` and labels ``[B, C]``."""
+        # In a half type the sigmoid makes ties of different scores, and a tie changes the ranking.
+        super().update(logits.to(torch.float32).sigmoid(), labels.long())
+
+    def report(self, class_names: Sequence[str]) -> Report:
+        """The measures of everything added since the last reset."""
+        values = self.compute()
+        precision = values["average_precision"].to("cpu", torch.float64)
+        images = values["images"].cpu()
+        precision = torch.where(images > 0, precision, math.nan)
+        return Report(tuple(class_names), precision, values["confidence"].cpu(), images.long())
+
+
+@dataclass(frozen=True)
+class Report:
+    """Measures of one set of images.
+
+    Attributes:
+        class_names: C names.
+        average_precision: ``[C]``, area under the precision-recall curve, in [0, 1]; nan for a class without images.
+        confidence: ``[C, C]``, mean predicted probability: row the true class, column the predicted one.
+        images: ``[C]``, images that show the class.
+    """
+
+    class_names: tuple[str, ...]
+    average_precision: Tensor
+    confidence: Tensor
+    images: Tensor
+
+    @property
+    def mean_average_precision(self) -> float:
+        """mAP over the classes that have images."""
+        return self.average_precision.nanmean().item()
+
+    @property
+    def own_confidence(self) -> Tensor:
+        """``[C]``: mean probability of a class on the images that show it."""
+        return self.confidence.diagonal()
+
+    @property
+    def other_confidence(self) -> Tensor:
+        """``[C]``: mean probability of the other classes on the images that show a class."""
+        others = self.confidence.sum(1) - self.own_confidence
+        return others / max(len(self.class_names) - 1, 1)
+
+    @property
+    def mean_diagonal(self) -> float:
+        """Mean of the diagonal of the confidence map."""
+        return self.own_confidence.nanmean().item()
+
+    @property
+    def mean_off_diagonal(self) -> float:
+        """Mean of the confidence map off its diagonal."""
+        return self.other_confidence.nanmean().item()
+
+    def rows(self) -> list[tuple[str, int, float, float, float]]:
+        """One per class: name, images, average precision, own confidence, confidence in other classes."""
+        columns = (self.images, self.average_precision, self.own_confidence, self.other_confidence)
+        return list(zip(self.class_names, *(column.tolist() for column in columns), strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as numbers, lists and names; a measure that is undefined is None."""
+        return {
+            "mAP": _defined(self.mean_average_precision),
+            "mean_diagonal_confidence": _defined(self.mean_diagonal),
+            "mean_off_diagonal_confidence": _defined(self.mean_off_diagonal),
+            "average_precision": {name: _defined(ap) for name, _, ap, _, _ in self.rows()},
+            "images": dict(zip(self.class_names, self.images.tolist(), strict=True)),
+            "confidence": [[_defined(value) for value in row] for row in self.confidence.tolist()],
+        }
+
+    def write_json(self, path: Path, **about: Any) -> None:
+        """Write :meth:`to_dict` after the entries of ``about``."""
+        path.write_text(json.dumps({**about, **self.to_dict()}, indent=2) + "\n", encoding="utf-8")
+
+    def write_csv(self, path: Path) -> None:
+        """Write a row per class, with its row of the confidence map, and a row of means."""
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            probabilities = [f"probability_{name}" for name in self.class_names]
+            header = ("class", "images", "average_precision", "own_confidence", "other_confidence")
+            writer.writerow([*header, *probabilities])
+            for row, confidence in zip(self.rows(), self.confidence.tolist(), strict=True):
+                writer.writerow([*row, *confidence])
+            means = (self.mean_average_precision, self.mean_diagonal, self.mean_off_diagonal)
+            writer.writerow(["mean", "", *means, *self.confidence.nanmean(0).tolist()])
+
+    def table(self) -> str:
+        """A table for the terminal; the per-class rows are left out where there are many."""
+        rows = self.rows() if len(self.class_names) <= TABLE_CLASSES else []
+        width = max(map(len, ("class", *(row[0] for row in rows))))
+        lines = [f"{'class':<{width}}  images     AP %  own confidence  other confidence"]
+        means = ("mean", "", self.mean_average_precision, self.mean_diagonal, self.mean_off_diagonal)
+        lines += [
+            f"{name:<{width}}  {images!s:>6}  {100 * precision:7.2f}  {own:14.3f}  {other:16.3f}"
+            for name, images, precision, own, other in (*rows, means)
+        ]
+        return "\n".join(lines)
+
+
+def _defined(value: float) -> float | None:
+    """JSON has no nan."""
+    return None if math.isnan(value) else value
