@@ -1,0 +1,271 @@
+"""LightningCLI with the recipes, the run folder, and the evaluation after a fit."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import warnings
+from argparse import RawDescriptionHelpFormatter
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from jsonargparse import DefaultHelpFormatter
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from safetensors.torch import save_file
+
+from . import plots
+from .data.base import MultilabelData
+from .data.digits import DigitsData  # noqa: F401  (so that --data DigitsData is known by its name)
+from .module import IndeedModule
+from .recipes import recipe_files, recipe_names
+
+FIT_DESCRIPTION = """\
+Train a network, then evaluate it. Start from a recipe and override what you like:
+
+  indeed recipes                     lists the recipes
+  indeed fit --recipe ml-digits
+  indeed fit --recipe ml-digits --model.method baseline --trainer.max_epochs 5
+  indeed fit --recipe ml-digits --ckpt_path runs/ml-digits-minmax-001/checkpoints/last.ckpt      (resume)
+  indeed fit --data.help DigitsData  explains the options of a kind of data
+
+The run folder then holds the settings (config.yaml), the training log (metrics.csv), the checkpoint, the plain
+network's weights (model.safetensors), and of the test images the measures (evaluation.json, evaluation.csv)
+and the confidence map (confidence_map.png)."""
+
+TEST_DESCRIPTION = """\
+Evaluate a checkpoint on the test images of a recipe:
+
+  indeed test --recipe ml-digits --ckpt_path runs/ml-digits-minmax-001/checkpoints/last.ckpt"""
+
+
+class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """jsonargparse's help, with the line breaks of the descriptions above."""
+
+
+class ArgumentParser(LightningArgumentParser):
+    """A parser that reports what is wrong in one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print ``message`` as one line and exit with status 2."""
+        if not self.exit_on_error:  # an inner parser, whose caller handles it
+            super().error(message, ex)
+        # Of "matches none of these types, for these reasons, given this value" the reasons are of use.
+        wrapped = r"Does not validate .*?Errors:\s*- (.*?)(\s*- Expected a <class 'NoneType'>)?\s*Given value type:.*"
+        fail(re.sub(wrapped, r"\1", message, flags=re.DOTALL))
+
+
+def fail(message: object) -> NoReturn:
+    """Print one line to stderr and exit with status 2."""
+    print(f"indeed: error: {' '.join(str(message).split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """``checkpoints/last.ckpt`` of the run folder, written after every epoch.
+
+    A class of its own, so that a user may add a :class:`ModelCheckpoint` with whatever settings.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(filename="last", enable_version_counter=False)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing: a resumed run writes into its own folder and leaves that of the interrupted one alone."""
+
+
+class IndeedCLI(LightningCLI):
+    """``fit`` and ``test`` of :class:`IndeedModule` on any :class:`MultilabelData`."""
+
+    def __init__(self, args: list[str]) -> None:
+        # What Lightning says at level INFO, on absent accelerators and on products, is no news to the user.
+        for name in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        # Lightning 2.6's own use of a torch function that torch 2.14 deprecates.
+        warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+        super().__init__(
+            IndeedModule,
+            MultilabelData,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            parser_class=ArgumentParser,
+            parser_kwargs={
+                "prog": "indeed",
+                "fit": {"usage": "indeed fit --recipe NAME [options]", "description": FIT_DESCRIPTION},
+                "test": {
+                    "usage": "indeed test --recipe NAME --ckpt_path PATH [options]",
+                    "description": TEST_DESCRIPTION,
+                },
+            },
+            trainer_defaults={
+                "logger": False,  # start_run makes one
+                "enable_model_summary": False,
+                "num_sanity_val_steps": 0,
+                "log_every_n_steps": 10,
+                "callbacks": LastCheckpoint(),
+            },
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, less those that no data module serves."""
+        served = LightningCLI.subcommands()
+        return {name: served[name] for name in ("fit", "test")}
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Lightning's parser with our help."""
+        return super().init_parser(formatter_class=HelpFormatter, **kwargs)
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Lightning's three groups; the trainer's, which is long, last."""
+        parser.add_lightning_class_args(IndeedModule, "model")
+        parser.add_lightning_class_args(MultilabelData, "data", subclass_mode=True)
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        defaults = {f"trainer.{key}": value for key, value in self.trainer_defaults.items() if key != "callbacks"}
+        parser.set_defaults(defaults)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Options beside those of the trainer, the module and the data."""
+        parser.add_argument("--recipe", type=str, default=None, help=f"One of {', '.join(recipe_names())}.")
+        parser.add_argument("--runs_dir", type=str, default="runs", help="Folder in which the run folder is made.")
+        parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
+        parser.link_arguments("data.in_channels", "model.in_channels", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        """Parse ``args``: they are the command line with the recipe put first, whatever sys.argv holds."""
+        self.config = parser.parse_args(args)
+
+    # ------------------------------------------------------------------ checks before any work
+
+    def _parse_ckpt_path(self) -> None:
+        """Check the checkpoint, and take the module's settings from it for a test.
+
+        In a fit Lightning lets them replace those given without a word; here a fit resumes the same run or refuses.
+        """
+        config = self.config[self.config.subcommand]
+        if config.ckpt_path is None:
+            if self.config.subcommand == "test":
+                fail("--ckpt_path: which checkpoint shall be tested?")
+            return
+        saved = read_checkpoint(config.ckpt_path)["hyper_parameters"]
+        for key, value in config.model.items():
+            if self.config.subcommand == "fit" and saved[key] != value:
+                fail(f"--ckpt_path: it was trained with model.{key} {saved[key]!r}, not {value!r}; resume it with that")
+            config.model[key] = saved[key]
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse numbers that Lightning would take for something else."""
+        epochs = self.config[self.subcommand].trainer.max_epochs
+        if epochs is not None and epochs < 1:
+            fail(f"--trainer.max_epochs: expected at least 1, got {epochs}")
+
+    def instantiate_classes(self) -> None:
+        """What the classes refuse is the user's error, in one line."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            while isinstance(error.__cause__, (ValueError, TypeError)):  # jsonargparse wraps what a class says
+                error = error.__cause__
+            fail(error)
+
+    # ------------------------------------------------------------------ the run
+
+    def before_fit(self) -> None:
+        """Make the run folder, now that nothing is left to refuse."""
+        self.start_run(f"{self.run_name}-{self.model.method}")
+
+    def before_test(self) -> None:
+        """Make the run folder."""
+        self.start_run(f"{self.run_name}-test")
+
+    def after_fit(self) -> None:
+        """Write the plain network's weights and evaluate them."""
+        if self.trainer.is_global_zero:
+            metadata = {"backbone": self.model.hparams.backbone, "classes": ",".join(self.datamodule.class_names)}
+            save_file(self.model.plain_state_dict(), self.run_folder / "model.safetensors", metadata=metadata)
+        self.trainer.test(self.model, self.datamodule, verbose=False)
+        self.after_test()
+
+    def after_test(self) -> None:
+        """Write the measures and the picture, and print the table."""
+        report = self.model.evaluation.report(self.datamodule.class_names)
+        if not self.trainer.is_global_zero:
+            return
+        config = self.config[self.subcommand]
+        title = f"{self.run_name}, {self.model.method}"
+        means = f"mean on the diagonal {report.mean_diagonal:.3f}, off it {report.mean_off_diagonal:.3f}"
+        about = {"recipe": config.recipe, "method": self.model.method, "seed": config.seed_everything}
+        report.write_json(self.run_folder / "evaluation.json", **about)
+        report.write_csv(self.run_folder / "evaluation.csv")
+        heading = f"{title}: confidence map of the test images\n{means}"
+        plots.confidence_map(report.confidence, report.class_names, heading, self.run_folder / "confidence_map.png")
+        print(f"\n{title}, on the test images\n\n{report.table()}\n")
+        print(f"The run is in {self.run_folder}/: {', '.join(sorted(path.name for path in self.run_folder.iterdir()))}")
+
+    @property
+    def run_name(self) -> str:
+        """The recipe, or the kind of data where no recipe was used."""
+        return self.config[self.subcommand].recipe or type(self.datamodule).__name__
+
+    def start_run(self, name: str) -> None:
+        """Make the run folder, and log into it before any logger that the user added: the first one's folder counts."""
+        try:
+            self.run_folder = new_folder(Path(self.config[self.subcommand].runs_dir), name)
+        except OSError as error:
+            fail(f"--runs_dir: {error}")
+        if not self.trainer.fast_dev_run:
+            self.trainer.loggers = [CSVLogger(self.run_folder, name="", version=""), *self.trainer.loggers]
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """Make ``parent/name-001``, or the next number that is free; only the first process of a run makes it."""
+    number = 1
+    while True:
+        folder = parent / f"{name}-{number:03d}"
+        try:
+            if rank_zero_only.rank == 0:
+                folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
+
+
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """The checkpoint at ``path``, or one line on what is wrong with it."""
+    if not Path(path).is_file():
+        fail(f"--ckpt_path: there is no file {path}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch.load raises whatever the bytes provoke
+        fail(f"--ckpt_path: torch cannot read {path} as a checkpoint")
+    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
+        fail(f"--ckpt_path: {path} is not a checkpoint of this trainer")
+    return checkpoint
+
+
+def run(argv: list[str]) -> IndeedCLI:
+    """Run ``fit`` or ``test``; wherever ``argv`` names the recipe, it comes first, so that the rest overrides it."""
+    subcommand, rest, recipe = argv[0], [], None
+    options = iter(argv[1:])
+    for option in options:
+        if option == "--recipe":
+            recipe = next(options, None) or fail("--recipe: which one?")
+        elif option.startswith("--recipe="):
+            recipe = option.partition("=")[2]
+        else:
+            rest.append(option)
+    first = []
+    if recipe is None and not rest:
+        fail(f"--recipe: name one of {', '.join(recipe_names())}, or give a configuration with --config")
+    if recipe is not None:
+        try:
+            first = [f"--config={path}" for path in recipe_files(recipe)] + [f"--recipe={recipe}"]
+        except ValueError as error:
+            fail(f"--recipe: {error}")
+    return IndeedCLI([subcommand, *first, *rest])
