@@ -13,6 +13,7 @@
 #include "loss_arguments.h"
 #include "operators.h"
 #include "parallel.h"
+#include "workspace.h"
 
 namespace indeed {
 namespace {
@@ -63,20 +64,24 @@ class FusedLoss {
         width_(request.features.size(1)),
         classes_(request.weight.size(0)),
         stacked_rows_(batch_ + (request.blocks != 0 ? rows.count() : 0)),
+        block_(class_block(stacked_rows_, classes_)),
         bias_(optional_as(request.bias, dtype)),
         pos_weight_(optional_as(request.pos_weight, dtype)),
         row_weight_(optional_as(request.row_weight, dtype)),
+        workspace_(workspace_bytes()),
         sums_(rows.count()) {}
 
   void run() {
+    stack_ = workspace_.take<T>(stacked_rows_ * width_);
+    logits_ = workspace_.take<T>(stacked_rows_ * block_);
     form_stack();
     allocate_gradients();
-    const int64_t block = class_block(stacked_rows_, classes_);
-    logits_ = scratch(stacked_rows_, block);
-    for (int64_t first = 0; first < classes_; first += block) {
-      class_block_step(first, std::min(block, classes_ - first));
+    if (batch_ > 0) {
+      for (int64_t first = 0; first < classes_; first += block_) {
+        class_block_step(first, std::min(block_, classes_ - first));
+      }
     }
-    if (wants(kGradFeatures)) feature_gradient();
+    if (wants(kGradFeatures) && has_rows()) map_backward();
   }
 
   const std::vector<cpu::RowSums>& sums() const { return sums_; }
@@ -96,33 +101,42 @@ class FusedLoss {
   bool wants(int64_t bit) const { return (request_.gradients & bit) != 0; }
   bool has_rows() const { return stacked_rows_ > batch_; }
 
-  Tensor scratch(int64_t rows, int64_t columns) const {
-    return empty_like_type(request_.features, {rows, columns}, dtype_);
+  // Whether [V; T] needs room beside ∂f: without rows there is only V, which is ∂f.
+  bool stacks_gradient() const { return wants(kGradFeatures) && has_rows(); }
+
+  size_t workspace_bytes() const {
+    const size_t stack = Workspace::bytes_of<T>(stacked_rows_ * width_);
+    return stack + Workspace::bytes_of<T>(stacked_rows_ * block_) + (stacks_gradient() ? stack : 0);
   }
 
   static T* data(const Tensor& tensor) { return static_cast<T*>(tensor.mutable_data_ptr()); }
   Matrix matrix(T* data, int64_t rows, int64_t columns) const { return {data, rows, columns, columns, dtype_}; }
   Matrix whole(const Tensor& tensor) const { return matrix(data(tensor), tensor.size(0), tensor.size(1)); }
-
-  const T* features() const { return data(stack_); }
-  T* identical() const { return data(stack_) + batch_ * width_; }
+  Matrix stack() const { return matrix(stack_, stacked_rows_, width_); }
 
   void form_stack() {
-    stack_ = scratch(stacked_rows_, width_);
-    Tensor top = torch::stable::narrow(stack_, 0, 0, batch_);
-    torch::stable::copy_(top, request_.features);
+    if (request_.features.scalar_type() == dtype_ && request_.features.is_contiguous()) {
+      const T* features = static_cast<const T*>(request_.features.const_data_ptr());
+      parallel_rows(batch_, width_, [&](int64_t begin, int64_t end) {
+        std::copy(features + begin * width_, features + end * width_, stack_ + begin * width_);
+      });
+    } else {
+      Tensor top = matrix(stack_, batch_, width_).view();
+      torch::stable::copy_(top, request_.features);
+    }
     if (!has_rows()) return;
     statistics_.resize(rows_.count);
     parallel_rows(rows_.count, width_, [&](int64_t begin, int64_t end) {
-      cpu::row_kernels<T>().form_rows(features(), width_, rows_, request_.minmax, request_.eps, begin, end,
-                                      identical(), nullptr, statistics_.data());
+      cpu::row_kernels<T>().form_rows(stack_, width_, rows_, request_.minmax, request_.eps, begin, end,
+                                      stack_ + batch_ * width_, nullptr, statistics_.data());
     });
   }
 
   void allocate_gradients() {
     if (wants(kGradFeatures)) {
-      stack_gradient_ = scratch(stacked_rows_, width_);
-      if (classes_ == 0) torch::stable::zero_(stack_gradient_);
+      grad_features_ = empty_like_type(request_.features, {batch_, width_}, dtype_);
+      stack_gradient_ = stacks_gradient() ? workspace_.take<T>(stacked_rows_ * width_) : data(grad_features_);
+      if (classes_ == 0) std::fill(stack_gradient_, stack_gradient_ + stacked_rows_ * width_, T(0));
     }
     if (wants(kGradWeight)) {
       grad_weight_ = empty_like_type(request_.features, {classes_, width_}, waiting_dtype_);
@@ -135,13 +149,14 @@ class FusedLoss {
   }
 
   void class_block_step(int64_t first, int64_t count) {
-    if (batch_ == 0) return;
     const Tensor weight = weight_block(first, count);
-    const Matrix logits = matrix(data(logits_), stacked_rows_, count);
-    gemm(logits, whole(stack_).view(), whole(weight).transposed(), false);
+    const Matrix logits = matrix(logits_, stacked_rows_, count);
+    gemm(logits, stack().view(), whole(weight).transposed(), false);
     cross_entropies(first, count);
     if (wants(kGradWeight)) weight_gradient(first, count, logits);
-    if (wants(kGradFeatures)) gemm(whole(stack_gradient_), logits.view(), whole(weight).view(), first > 0);
+    if (wants(kGradFeatures)) {
+      gemm(matrix(stack_gradient_, stacked_rows_, width_), logits.view(), whole(weight).view(), first > 0);
+    }
   }
 
   // Classes [first, first + count) of the weight in the accumulation type.
@@ -154,8 +169,8 @@ class FusedLoss {
     cpu::BceBlock<T> block{};
     block.first_class = first;
     block.classes = block.stride = count;
-    block.original = data(logits_);
-    block.identical = data(logits_) + batch_ * count;
+    block.original = logits_;
+    block.identical = logits_ + batch_ * count;
     block.bias = optional_data<T>(bias_);
     block.pos_weight = optional_data<T>(pos_weight_);
     block.present = reinterpret_cast<const uint32_t*>(request_.present.const_data_ptr<int32_t>());
@@ -188,25 +203,19 @@ class FusedLoss {
 
   void weight_gradient(int64_t first, int64_t count, const Matrix& effective) {
     if (waiting_dtype_ == dtype_) {
-      gemm(matrix(data(grad_weight_) + first * width_, count, width_), effective.transposed(), whole(stack_).view(),
-           false);
+      gemm(matrix(data(grad_weight_) + first * width_, count, width_), effective.transposed(), stack().view(), false);
       return;
     }
-    const Tensor block = scratch(count, width_);
-    gemm(whole(block), effective.transposed(), whole(stack_).view(), false);
+    const Tensor block = empty_like_type(request_.features, {count, width_}, dtype_);
+    gemm(whole(block), effective.transposed(), stack().view(), false);
     Tensor target = torch::stable::narrow(grad_weight_, 0, first, count);
     torch::stable::copy_(target, block);
   }
 
-  void feature_gradient() {
-    if (!has_rows()) {
-      grad_features_ = stack_gradient_;
-      return;
-    }
-    grad_features_ = scratch(batch_, width_);
-    const T* base = data(stack_gradient_);
-    const cpu::MapBackward<T> task{width_,  request_.minmax,    features(),   base + batch_ * width_, base,
-                                   nullptr, statistics_.data(), sums_.data(), data(grad_features_)};
+  void map_backward() {
+    const cpu::MapBackward<T> task{width_,          request_.minmax, stack_,
+                                   stack_gradient_ + batch_ * width_, stack_gradient_,
+                                   nullptr,         statistics_.data(), sums_.data(), data(grad_features_)};
     parallel_rows(batch_, width_, [&](int64_t begin, int64_t end) {
       cpu::row_kernels<T>().map_backward(task, rows_, begin, end);
     });
@@ -218,11 +227,15 @@ class FusedLoss {
   const RowView rows_;
   const LossWeights& lam_;
   const ScalarType dtype_, waiting_dtype_;
-  const int64_t batch_, width_, classes_, stacked_rows_;
+  const int64_t batch_, width_, classes_, stacked_rows_, block_;
   const std::optional<Tensor> bias_, pos_weight_, row_weight_;
+  Workspace workspace_;
   std::vector<cpu::RowSums> sums_;
   std::vector<MapStatistics<T>> statistics_;
-  Tensor stack_, logits_, stack_gradient_, grad_features_, grad_weight_, grad_bias_;
+  T* stack_ = nullptr;           // X = [f; I], [B + R, n]
+  T* logits_ = nullptr;          // [O; Q], then [G_O; G_I], [B + R, block]
+  T* stack_gradient_ = nullptr;  // [V; T], [B + R, n]
+  Tensor grad_features_, grad_weight_, grad_bias_;
 };
 
 template <typename T>

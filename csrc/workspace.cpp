@@ -1,0 +1,55 @@
+#include "workspace.h"
+
+#include <mutex>
+#include <new>
+#include <utility>
+
+namespace indeed {
+namespace {
+
+struct Block {
+  std::byte* data = nullptr;
+  size_t capacity = 0;
+};
+
+std::byte* allocate(size_t bytes) {
+  return static_cast<std::byte*>(::operator new(bytes, std::align_val_t{Workspace::kAlignment}));
+}
+
+void deallocate(std::byte* data) { ::operator delete(data, std::align_val_t{Workspace::kAlignment}); }
+
+std::mutex mutex;
+Block kept;  // one block: concurrent calls beyond the first allocate their own
+
+Block exchange_kept(Block block) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  return std::exchange(kept, block);
+}
+
+}  // namespace
+
+Workspace::Workspace(size_t bytes) {
+  Block block = exchange_kept({});
+  if (block.capacity < bytes) {
+    deallocate(block.data);
+    block = {allocate(bytes), bytes};
+  }
+  block_ = block.data;
+  capacity_ = block.capacity;
+}
+
+Workspace::~Workspace() {
+  if (capacity_ > kKeptBytes) {
+    deallocate(block_);
+  } else {
+    deallocate(exchange_kept({block_, capacity_}).data);
+  }
+}
+
+size_t release_workspace() {
+  const Block block = exchange_kept({});
+  deallocate(block.data);
+  return block.capacity;
+}
+
+}  // namespace indeed
