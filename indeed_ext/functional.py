@@ -360,7 +360,7 @@ def _seed_tensor(seed: int | Tensor | None, generator: torch.Generator | None, d
         raise ValueError(f"seed: expected a 64-bit integer, got {seed}")
     else:
         seed = torch.tensor(seed, dtype=torch.int64)
-    return seed.to(device, non_blocking=True)
+    return seed if seed.device == device else seed.to(device, non_blocking=True)
 
 
 def _lam_tensor(lams: tuple[float | Tensor, float | Tensor], device: torch.device) -> tuple[Tensor, int]:

@@ -227,8 +227,8 @@ class FusedINDeeDLoss(torch.autograd.Function):
 def _scaled(saved: tuple[Tensor, ...], scale: Tensor, dtype: torch.dtype) -> list[Tensor]:
     """Saved gradients times the upstream one: in place where this is their only use, untouched where it is 1."""
     if _graph_is_kept():
-        return [(gradient * scale).to(dtype) for gradient in saved]
-    if scale.device.type != "cpu" or scale.item() != 1:
+        saved = tuple(gradient * scale for gradient in saved)
+    elif scale.device.type != "cpu" or scale.item() != 1:
         for gradient in saved:
             gradient.mul_(scale)
-    return [gradient.to(dtype) for gradient in saved]
+    return [gradient if gradient.dtype == dtype else gradient.to(dtype) for gradient in saved]
