@@ -183,7 +183,7 @@ class Inputs:
     upstream: Tensor
 
     def tensors(self) -> dict[str, Tensor]:
-        named = {**self.leaves, "labels": self.labels, **self.options}
+        named = {**self.leaves, "labels": self.labels, "upstream": self.upstream, **self.options}
         return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 
     def to(self, target: torch.dtype | str) -> Inputs:

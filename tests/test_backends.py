@@ -1,0 +1,92 @@
+"""Which backends this build has. One that is missing is reported here, and only here, as skipped with its reason."""
+
+from __future__ import annotations
+
+import kit
+import pytest
+import torch
+from kit import Backend, Case
+
+from indeed_ext import _extension, available_backends, backends, fused_indeed_loss
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda", "triton", "reference"])
+def test_available(name: str) -> None:
+    """Run, or skipped with the reason that the package gives its users."""
+    if name not in available_backends():
+        pytest.skip(backends.missing_reasons()[name])
+    kit.check_loss(kit.REGISTRY[name], Case(5, 6, 4, pairing="anchor", dtype=torch.float32).build())
+
+
+def test_a_build_with_kernels_has_its_kernels() -> None:
+    """Where the build says that it made an extension, that it does not load is a failure, not a reason to skip."""
+    if not _extension.BUILD_INFO or _extension.BUILD_INFO.get("missing"):
+        pytest.skip(f"no extension was built: {_extension.EXTENSION_ERROR}")
+    assert _extension.EXTENSION_ERROR is None
+    assert "cpu" in available_backends()
+    if _extension.BUILD_INFO.get("cuda"):
+        assert "cuda" in available_backends()
+
+
+def test_the_reference_is_always_there_and_last() -> None:
+    assert available_backends()[-1] == "reference"
+
+
+def test_every_known_backend_is_available_or_has_a_reason() -> None:
+    reasons = backends.missing_reasons()
+    assert not set(reasons) & set(available_backends())
+    assert set(reasons) | set(available_backends()) >= {"cpu", "cuda", "triton", "reference"}
+    for name, reason in reasons.items():
+        assert reason, name
+        assert "\n" not in reason
+
+
+def _runs_on(inputs: kit.Inputs) -> str:
+    """The class of the loss's autograd node: only the fused loss has one of its own."""
+    features = inputs.leaves["features"].requires_grad_()
+    loss = fused_indeed_loss(features, inputs.leaves["weight"], inputs.labels, **inputs.options)
+    return "compiled" if "FusedINDeeDLoss" in type(loss.grad_fn).__name__ else "reference"
+
+
+def test_the_environment_chooses_a_backend(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = Case(5, 6, 4).build().to(backend.device)
+    monkeypatch.setenv("INDEED_BACKEND", backend.name)
+    assert _runs_on(inputs) == ("compiled" if backend.compiled else "reference")
+
+
+@pytest.mark.compiled
+def test_an_argument_comes_before_the_environment(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = Case(5, 6, 4).build().to(backend.device)
+    monkeypatch.setenv("INDEED_BACKEND", "reference")
+    assert _runs_on(inputs) == "reference"
+    inputs.options["backend"] = backend.name
+    assert _runs_on(inputs) == "compiled"
+
+
+def test_an_empty_environment_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = Case(5, 6, 4).build()
+    monkeypatch.delenv("INDEED_BACKEND", raising=False)
+    expected = _runs_on(inputs)
+    monkeypatch.setenv("INDEED_BACKEND", "")
+    assert _runs_on(inputs) == expected
+
+
+def test_without_a_choice_the_device_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("INDEED_BACKEND", raising=False)
+    expected = "compiled" if "cpu" in available_backends() else "reference"
+    assert _runs_on(Case(5, 6, 4).build()) == expected
+
+
+@pytest.mark.parametrize("name", ["fastest", "CPU", "no such thing"])
+def test_an_unknown_name_in_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INDEED_BACKEND", name)
+    with pytest.raises(ValueError, match="INDEED_BACKEND"):
+        _runs_on(Case(5, 6, 4).build())
+
+
+def test_backends_agree() -> None:
+    """The same loss from every backend of this build, on one batch, to float64 accuracy."""
+    inputs = Case(5, 6, 4, "minmax", "balanced").build()
+    expected = kit.run_backend(kit.REGISTRY["reference"], inputs)
+    for backend in kit.backends_under_test():
+        kit.assert_accurate(kit.run_backend(backend, inputs), expected, lambda: expected)
