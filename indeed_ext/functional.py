@@ -18,13 +18,14 @@ from .validation import (
     check_float,
     check_labels,
     check_lam,
+    check_num_classes,
     check_pairs,
     check_pos_weight,
     check_same,
+    check_seed,
     check_shape,
     check_strategy_fits,
     check_stray_bits,
-    check_tensor,
     choice,
     is_packed,
 )
@@ -82,6 +83,7 @@ def mine_pairs(
     Raises:
         ValueError, TypeError: bad labels, strategy, seed or backend, naming the argument.
     """
+    check_num_classes(num_classes)
     check_labels(labels, num_classes)
     code = choice("strategy", strategy, STRATEGIES)
     present = labels[0] if isinstance(labels, tuple) else labels
@@ -297,9 +299,10 @@ def fused_indeed_loss(
 def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """What ``torch.autocast`` does to the inputs of a linear layer."""
     first = tensors[0]
-    if not isinstance(first, Tensor) or not torch.is_autocast_enabled(first.device.type):
+    device_type = first.device.type if isinstance(first, Tensor) else "cpu"
+    if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
         return tensors
-    dtype = torch.get_autocast_dtype(first.device.type)
+    dtype = torch.get_autocast_dtype(device_type)
     return tuple(
         t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() and t.dtype != torch.float64 else t
         for t in tensors
@@ -350,16 +353,10 @@ def _mine(operators: Any | None, present: Tensor, strategy: str, code: int, seed
 def _seed_tensor(seed: int | Tensor | None, generator: torch.Generator | None, device: torch.device) -> Tensor:
     if seed is None:
         seed = torch.randint(2**63 - 1, (), generator=generator)
-    elif isinstance(seed, Tensor):
-        check_tensor("seed", seed, 0)
-        if seed.dtype != torch.int64:
-            raise TypeError(f"seed: expected an int or a 0-d int64 tensor, got {seed.dtype}")
-    elif isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed: expected an int or a 0-d int64 tensor, got {type(seed).__name__}")
-    elif not -(2**63) <= seed < 2**63:
-        raise ValueError(f"seed: expected a 64-bit integer, got {seed}")
     else:
-        seed = torch.tensor(seed, dtype=torch.int64)
+        check_seed(seed)
+        if not isinstance(seed, Tensor):
+            seed = torch.tensor(seed, dtype=torch.int64)
     return seed if seed.device == device else seed.to(device, non_blocking=True)
 
 
@@ -386,7 +383,9 @@ def _constant_lam(lam_identical: float, lam_disparate: float, device: torch.devi
 def _check_label_values(labels: Tensor) -> None:
     """Values on the host only, so that a GPU is not synchronised."""
     if labels.device.type == "cpu" and labels.dtype != torch.bool and not torch.compiler.is_compiling():
-        valid = (labels == 0) | (labels == 1) | (labels == -1)
+        valid = (labels == 0) | (labels == 1)
+        if labels.dtype != torch.uint8:  # to which -1 is 255
+            valid |= labels == -1
         if not valid.all():
             raise ValueError(f"labels: expected values in {{-1, 0, 1}}, got {labels[~valid][0].item()}")
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .constants import NORMS, REDUCTIONS, STRATEGIES
 from .functional import Lam, fused_indeed_loss
-from .validation import Labels, check_eps, check_lam, choice
+from .validation import Labels, check_eps, check_lam, check_seed, choice
 
 
 class INDeeDLoss(nn.Module):
@@ -29,7 +29,7 @@ class INDeeDLoss(nn.Module):
         eps: float = 1e-12,
         reduction: str = "mean",
         pos_weight: Tensor | None = None,
-        seed: int | None = None,
+        seed: int | Tensor | None = None,
         backend: str | None = None,
     ) -> None:
         super().__init__()
@@ -43,7 +43,10 @@ class INDeeDLoss(nn.Module):
         self.norm, self.lam, self.strategy, self.eps = norm, lam, strategy, check_eps(eps)
         self.reduction, self.backend = reduction, backend
         self.register_buffer("pos_weight", pos_weight, persistent=False)
-        self.register_buffer("seed", None if seed is None else torch.tensor(seed, dtype=torch.int64), persistent=False)
+        if seed is not None:
+            check_seed(seed)
+            seed = torch.as_tensor(seed, dtype=torch.int64).clone()
+        self.register_buffer("seed", seed, persistent=False)
 
     def forward(
         self, features: Tensor, weight: Tensor, labels: Labels, bias: Tensor | None = None, **overrides: Any

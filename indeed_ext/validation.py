@@ -93,6 +93,28 @@ def check_lam(lam: object) -> tuple[float | Tensor, float | Tensor]:
     return parts
 
 
+def check_seed(seed: object) -> None:
+    """``seed`` is a 64-bit int or a 0-d int64 tensor."""
+    if isinstance(seed, Tensor):
+        check_tensor("seed", seed, 0)
+        if seed.dtype != torch.int64:
+            raise TypeError(f"seed: expected an int or a 0-d int64 tensor, got {seed.dtype}")
+    elif isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed: expected an int or a 0-d int64 tensor, got {type(seed).__name__}")
+    elif not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed: expected a 64-bit integer, got {seed}")
+
+
+def check_num_classes(num_classes: object) -> None:
+    """``num_classes`` is None or a positive int."""
+    if num_classes is None:
+        return
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int):
+        raise TypeError(f"num_classes: expected an int, got {type(num_classes).__name__}")
+    if num_classes < 1:
+        raise ValueError(f"num_classes: expected at least 1, got {num_classes}")
+
+
 def check_pos_weight(pos_weight: Tensor | None, num_classes: int, like_name: str, like: Tensor) -> None:
     """``pos_weight`` is None or a float tensor ``[C]`` without gradient on the right device."""
     if pos_weight is None:
