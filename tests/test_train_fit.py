@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,14 @@ def weights_of(checkpoint: Path) -> dict[str, torch.Tensor]:
 def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
     assert list(first) == list(second)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _threads_restored() -> Iterator[None]:
+    """The recipes set the number of threads of the process."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +245,7 @@ def test_a_logger_of_the_user_writes_beside_the_run_folder(in_tmp: Path) -> None
             "--trainer.max_epochs: expected at least 1, got -2",
         ),
         (["--recipe=ml-digits-smoke", "--trainer.max_epochs", "many"], "trainer.max_epochs"),
+        (["--recipe=ml-digits-smoke", "--threads", "0"], "--threads: expected at least 1, got 0"),
         (["--recipe=ml-digits-smoke", "--data.objects", "10"], "objects: expected 1 to 9"),
         (["--recipe=ml-digits-smoke", "--data.objcts", "3"], "Option 'objcts' is not accepted"),
         (["--recipe=ml-digits-smoke", "--optimizer.lr", "-1"], "Invalid learning rate: -1"),

@@ -134,6 +134,9 @@ class IndeedCLI(LightningCLI):
         """Options beside those of the trainer, the module and the data."""
         parser.add_argument("--recipe", type=str, default=None, help=f"One of {', '.join(recipe_names())}.")
         parser.add_argument("--runs_dir", type=str, default="runs", help="Folder in which the run folder is made.")
+        parser.add_argument(
+            "--threads", type=int | None, default=None, help="CPU threads of torch; null leaves it its default."
+        )
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
         parser.link_arguments("data.in_channels", "model.in_channels", apply_on="instantiate")
 
@@ -160,10 +163,13 @@ class IndeedCLI(LightningCLI):
             config.model[key] = saved[key]
 
     def before_instantiate_classes(self) -> None:
-        """Refuse numbers that Lightning would take for something else."""
-        epochs = self.config[self.subcommand].trainer.max_epochs
-        if epochs is not None and epochs < 1:
-            fail(f"--trainer.max_epochs: expected at least 1, got {epochs}")
+        """Refuse numbers that make no run, some of which Lightning would take for something else."""
+        config = self.config[self.subcommand]
+        for option, value in (("trainer.max_epochs", config.trainer.max_epochs), ("threads", config.threads)):
+            if value is not None and value < 1:
+                fail(f"--{option}: expected at least 1, got {value}")
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
 
     def instantiate_classes(self) -> None:
         """What the classes refuse is the user's error, in one line."""
