@@ -1,0 +1,97 @@
+"""No speed-up is quoted for a result that differs: every competitor is compared with the eager one first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+import indeed_ext
+from indeed_ext import reference
+
+from .cases import Case, Inputs
+from .competitors import EAGER, TRAINING, Key, Loss, fused, run_step
+
+#: Largest difference of the loss, relative to it, and of a gradient, relative to its largest element.
+TOLERANCE = {
+    torch.float64: (1e-12, 1e-10),
+    torch.float32: (1e-5, 1e-4),
+    torch.bfloat16: (2e-2, 5e-2),
+    torch.float16: (5e-3, 2e-2),
+}
+NAMES = ("loss", "gradient of features", "gradient of weight", "gradient of bias")
+
+
+class Disagreement(Exception):
+    """A competitor computes something else than the eager one."""
+
+
+def require_equal_losses(case: Case, inputs: Inputs, losses: Mapping[str, Loss]) -> None:
+    """Compare loss and gradients of all competitors, with the same pairs.
+
+    Raises:
+        Disagreement: naming competitor, case, tensor and difference.
+    """
+    results = {
+        name: run_step(lambda loss=loss: loss(*inputs.leaves, inputs.labels, inputs.pairs), inputs.leaves, TRAINING)
+        for name, loss in losses.items()
+    }
+    require_equal_results(case, results)
+    for name in losses:
+        if case.strategy and name not in (EAGER, "compile"):
+            _require_mining_inside(case, inputs, name)
+
+
+def require_equal_results(case: Case, results: Mapping[str, tuple[Tensor, ...]]) -> None:
+    """Compare (loss, gradients...) of every competitor with the eager one's.
+
+    Raises:
+        Disagreement: a tensor is further away than the tolerance of the case's dtype, or not finite.
+    """
+    expected = results[EAGER]
+    for name, result in results.items():
+        for index, (one, other) in enumerate(zip(result, expected, strict=True)):
+            allowed = TOLERANCE[case.dtype][min(index, 1)]
+            difference = relative_difference(one, other)
+            if not difference <= allowed:
+                what = NAMES[index] if index < len(NAMES) else f"result {index}"
+                raise Disagreement(f"{name} at {case}: {what} differs by {difference:.1e} (allowed {allowed:.0e})")
+
+
+def relative_difference(one: Tensor, other: Tensor) -> float:
+    """The largest difference over the largest element of ``other``; NaN where either has one."""
+    one, other = one.double(), other.double()
+    return float((one - other).abs().max() / other.abs().max().clamp_min(1e-300))
+
+
+def _require_mining_inside(case: Case, inputs: Inputs, backend: str) -> None:
+    """The loss that mines for itself is that of the pairs mined beforehand from the same seed."""
+    tensors, settings = (*inputs.leaves, inputs.labels), {"backend": backend, "norm": case.norm}
+    pairs = indeed_ext.mine_pairs(inputs.labels, strategy=case.strategy, seed=1, backend=backend)
+    with torch.no_grad():
+        inside = fused(*tensors, strategy=case.strategy, seed=1, **settings)
+        outside = fused(*tensors, pairs=pairs, **settings)
+    if not relative_difference(inside, outside) <= TOLERANCE[case.dtype][0]:
+        raise Disagreement(f"{backend} at {case}: the loss differs when it mines the same pairs itself")
+
+
+def require_valid_mining(labels: Tensor, strategy: str, partners: Mapping[Key, Tensor]) -> None:
+    """Every competitor's partners keep the strategy's promises.
+
+    Raises:
+        Disagreement: an incompatible partner, a sample left alone needlessly, or pairs that are not disjoint.
+    """
+    compatible = reference.compatible_pairs(labels == 1)
+    rows = torch.arange(len(labels), device=labels.device)
+    for key, partner in partners.items():
+        alone = partner == rows
+        free = compatible & alone[:, None]
+        if strategy != "anchor":
+            free &= alone
+        if not compatible[rows[~alone], partner[~alone]].all():
+            raise Disagreement(f"{key}: {strategy} mining chose an incompatible partner")
+        if free.any():
+            raise Disagreement(f"{key}: {strategy} mining left a sample alone that has a free compatible partner")
+        if strategy != "anchor" and not torch.equal(partner[partner], rows):
+            raise Disagreement(f"{key}: {strategy} mining gave pairs that are not disjoint")

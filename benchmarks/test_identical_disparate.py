@@ -1,0 +1,28 @@
+"""identical_disparate: both blocks of every row. `pytest benchmarks` runs this."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from .agreement import require_equal_results
+from .cases import NORMS, Case, Shape, make_inputs
+from .competitors import COMPILE, EAGER, FLOOR, MODES, Key, block_calls
+from .suites import MOST_SECONDS, competitor_parameters, time_call
+
+pytestmark = pytest.mark.benchmark(max_time=MOST_SECONDS, min_time=1e-4, min_rounds=5, disable_gc=True)
+
+
+@competitor_parameters(EAGER, COMPILE, FLOOR)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("pairing", ["anchor", "list"])
+@pytest.mark.parametrize("norm", NORMS)
+def test_identical_disparate(
+    benchmark, device: str, competitor: str, shape: Shape, norm: str, pairing: str, dtype: torch.dtype, mode: str
+) -> None:
+    case = Case(shape, norm, pairing=pairing, dtype=dtype, device=device)
+    calls = block_calls(case, make_inputs(case), mode)
+    if competitor != FLOOR:
+        results = {name: calls[Key(name)]() for name in (EAGER, competitor)}
+        require_equal_results(case, results)
+    time_call(benchmark, f"identical_disparate {mode} {case}", device, calls[Key(competitor)])

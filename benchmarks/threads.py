@@ -1,0 +1,110 @@
+"""Whether the number of threads changes results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+import indeed_ext
+
+from .agreement import NAMES, relative_difference
+from .cases import NORMS, Case, Inputs, Shape, make_inputs
+from .competitors import TRAINING, Key, compiled_backends, losses, run_step
+from .results import Report, Row, table
+from .settings import Settings
+from .timing import Spread
+
+SECTION = "threads"
+THREADS = (1, 2, 4)
+SHAPES = (Shape(64, 512, 20), Shape(128, 2048, 80), Shape(512, 2048, 80))
+
+
+def run(settings: Settings) -> Report:
+    """Loss, gradients and mined partners with every number of threads, against those with one."""
+    report = Report()
+    if torch.device(settings.device).type != "cpu":
+        report.notes.append("thread counts matter on a CPU only")
+        return report
+    shapes = [shape for shape in settings.shapes if shape in SHAPES] or settings.shapes[:1]
+    before = torch.get_num_threads()
+    try:
+        for case in (Case(shape, norm) for shape in shapes for norm in NORMS):
+            settings.say(f"  {case}")
+            inputs = make_inputs(case)
+            for backend in compiled_backends("cpu"):
+                _compare(report, case, inputs, backend)
+    finally:
+        torch.set_num_threads(before)
+    return report
+
+
+def _compare(report: Report, case: Case, inputs: Inputs, backend: str) -> None:
+    results = {}
+    for threads in THREADS:
+        torch.set_num_threads(threads)
+        results[threads] = _results(case, inputs, backend)
+    for threads in THREADS[1:]:
+        for name, tensor in results[threads].items():
+            single = results[1][name]
+            note = f"{name}, {threads} threads"
+            report.rows += [
+                Row(SECTION, case, Key(backend), metric, unit, Spread.single(value), {}, note)
+                for metric, unit, value in (
+                    ("largest difference", "ulp", float(ulps(tensor, single))),
+                    ("largest difference", "of the largest element", relative_difference(tensor, single)),
+                )
+            ]
+
+
+def _results(case: Case, inputs: Inputs, backend: str) -> dict[str, Tensor]:
+    loss = losses(case)[backend]
+    step = run_step(lambda: loss(*inputs.leaves, inputs.labels, inputs.pairs), inputs.leaves, TRAINING)
+    partners = indeed_ext.mine_pairs(inputs.labels, strategy="anchor", seed=0, backend=backend)
+    return {**dict(zip(NAMES, step, strict=True)), "partners": partners}
+
+
+def ulps(one: Tensor, other: Tensor) -> int:
+    """The most representable numbers between two elements; for integers, their largest difference."""
+    if not one.numel():
+        return 0
+    return int((_ordinal(one) - _ordinal(other)).abs().max())
+
+
+def _ordinal(tensor: Tensor) -> Tensor:
+    """Integers in the order of the floating-point numbers, neighbours one apart, both zeros at 0."""
+    if not tensor.is_floating_point():
+        return tensor.long()
+    bits = tensor.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
+    magnitude = (bits & torch.iinfo(bits.dtype).max).long()
+    return torch.where(bits < 0, -magnitude, magnitude)
+
+
+# ------------------------------------------------------------------------ rendering
+
+
+def render(rows: Sequence[Row], device: str) -> str:
+    """One line per case, one column per result and number of threads."""
+    cells: dict[tuple[Case, str], dict[str, str]] = {}
+    exact, scaled = (
+        {(row.case, row.key, row.note): row.value.median for row in rows if row.unit == unit}
+        for unit in ("ulp", "of the largest element")
+    )
+    for (case, key, note), value in exact.items():
+        text = "equal" if value == 0 else f"{value:.0f} ulp ({scaled[case, key, note]:.0e})"
+        cells.setdefault((case, key.name), {})[note] = text
+    columns = list(dict.fromkeys(row.note for row in rows))
+    lines = [
+        [str(case.shape), case.norm, name, *(found.get(column, "—") for column in columns)]
+        for (case, name), found in cells.items()
+    ]
+    return "\n".join(
+        (
+            "## Threads\n",
+            "Results with several threads against those with one. *equal* is bit for bit; else the largest difference "
+            "in units in the last place of the element itself, which is large where an element nearly cancels, and in "
+            "brackets relative to the tensor's largest element.\n",
+            table(["batch x width x classes", "norm", "backend", *columns], lines) + "\n",
+        )
+    )
