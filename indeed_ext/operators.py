@@ -140,14 +140,17 @@ def _refuse_second_derivatives(gradients: tuple[Tensor | None, ...]) -> tuple[Te
     return tuple(None if gradient is None else next(remaining) for gradient in gradients)
 
 
+#: Whether the backward under way keeps its graph; absent from torch releases that do not tell.
+_keep_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+
+
 def _graph_is_kept() -> bool:
     """Whether this backward may be run again, so that saved gradients must survive it."""
-    query = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
-    return torch.compiler.is_compiling() or query is None or query()
+    return torch.compiler.is_compiling() or _keep_graph is None or _keep_graph()
 
 
 class IdenticalDisparate(torch.autograd.Function):
-    """(identical, disparate) rows with the map's backward, SPEC of both in ``csrc/common/norm.h``."""
+    """(identical, disparate) rows; the map and its backward are those of ``csrc/common/identical_map.h``."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, operators: Any, features: Tensor, pairs: Tensor, norm: int, eps: float):
@@ -207,10 +210,11 @@ class FusedINDeeDLoss(torch.autograd.Function):
             loss, components, *gradients = operators.fused_indeed_loss(*rows, None, *settings, wanted)
             ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(components)
+        ctx.set_materialize_grads(False)
         return loss, components
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor, _: Tensor):
+    def backward(ctx: Any, grad_loss: Tensor, _: None):
         with torch.no_grad():
             if ctx.reduction == NONE:
                 _, _, *gradients = ctx.operators.fused_indeed_loss(
@@ -219,8 +223,7 @@ class FusedINDeeDLoss(torch.autograd.Function):
                 gradients = [gradient.to(ctx.dtype) for gradient in gradients]
             else:
                 gradients = _scaled(ctx.saved_tensors, grad_loss, ctx.dtype)
-        needed = ctx.needs_input_grad[1:4]
-        gradients = tuple(g if need else None for g, need in zip(gradients, needed, strict=True))
+        gradients = tuple(g if need else None for g, need in zip(gradients, ctx.needs_input_grad[1:4], strict=True))
         return None, *_refuse_second_derivatives(gradients), *(None,) * 9
 
 
