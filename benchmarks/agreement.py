@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ import indeed_ext
 from indeed_ext import reference
 
 from .cases import Case, Inputs
-from .competitors import EAGER, TRAINING, Key, Loss, fused, run_step
+from .competitors import EAGER, TRAINING, Loss, fused, run_step
 
 #: Largest difference of the loss, relative to it, and of a gradient, relative to its largest element.
 TOLERANCE = {
@@ -76,7 +76,7 @@ def _require_mining_inside(case: Case, inputs: Inputs, backend: str) -> None:
         raise Disagreement(f"{backend} at {case}: the loss differs when it mines the same pairs itself")
 
 
-def require_valid_mining(labels: Tensor, strategy: str, partners: Mapping[Key, Tensor]) -> None:
+def require_valid_mining(labels: Tensor, strategy: str, partners: Mapping[Hashable, Tensor]) -> None:
     """Every competitor's partners keep the strategy's promises.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import partial
 
@@ -55,24 +56,28 @@ def _usual(settings: Settings, report: Report) -> None:
 
 def _large(settings: Settings, report: Report, classes: int) -> None:
     device = settings.device
+    settings.say(f"  all strategies, batch {LARGE_BATCH}, {classes} classes")
     labels = _labels(LARGE_BATCH, classes, device)
+    given = {"float labels": labels, "packed labels": indeed_ext.pack_labels(labels)}
+    calls = {
+        (strategy, note, Key(name)): partial(
+            indeed_ext.mine_pairs, given[note], strategy=strategy, num_classes=classes, backend=name
+        )
+        for strategy, note, name in itertools.product(STRATEGIES, given, compiled_backends(device))
+    }
+    if classes <= MOST_CLASSES_CHECKED:
+        try:
+            for (strategy, note, key), call in calls.items():
+                require_valid_mining(labels, strategy, {f"{key} from {note}": call()})
+        except Disagreement as error:
+            report.refusals.append(str(error))
+            return
     floor = floor_call(Case(Shape(LARGE_BATCH, LOSS_WIDTH, LOSS_CLASSES), device=device))
-    for strategy in STRATEGIES:
-        settings.say(f"  {strategy}, batch {LARGE_BATCH}, {classes} classes")
+    seconds = measure({**calls, FLOOR: floor}, settings.effort, device)
+    for strategy, note in itertools.product(STRATEGIES, given):
         case = Case(Shape(LARGE_BATCH, 0, classes), "", strategy, labels.dtype, device)
-        for note, given in (("float labels", labels), ("packed labels", indeed_ext.pack_labels(labels))):
-            calls = {
-                Key(name): partial(indeed_ext.mine_pairs, given, strategy=strategy, num_classes=classes, backend=name)
-                for name in compiled_backends(device)
-            }
-            if classes <= MOST_CLASSES_CHECKED and note == "float labels":
-                try:
-                    require_valid_mining(labels, strategy, {key: call() for key, call in calls.items()})
-                except Disagreement as error:
-                    report.refusals.append(str(error))
-                    break
-            seconds = measure({**calls, Key(FLOOR): floor}, settings.effort, device)
-            report.rows += timing_rows(SECTION, case, seconds, note)
+        own = {key[2]: times for key, times in seconds.items() if key[:2] == (strategy, note)}
+        report.rows += timing_rows(SECTION, case, {**own, Key(FLOOR): seconds[FLOOR]}, note)
 
 
 # ------------------------------------------------------------------------ rendering

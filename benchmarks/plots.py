@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from . import growth, training
 from .cases import Case, Shape
 from .competitors import COMPILE, EAGER, FLOOR, Key
-from .results import Row
+from .results import OF_FLOOR, Row, number
 from .timing import geometric_mean
 
 COLOURS = {
@@ -34,6 +34,8 @@ LEGEND = {
     COMPILE: "torch.compile",
     FLOOR: "floor: three bare matrix products",
 }
+#: Where bars of the logarithmic axis begin.
+BAR_BASE = 0.5
 AXIS_LABEL = {"batch": "batch size B", "classes": "number of classes C", "width": "feature width n"}
 
 
@@ -101,43 +103,36 @@ def _floor_bars(rows: Sequence[Row], path: Path, caption: str) -> Path:
     figure, axes = plt.subplots(figsize=(max(7, 1.5 * len(shapes)), 4.8), layout="constrained")
     places, width = np.arange(len(shapes)), 0.8 / len(names)
     for index, name in enumerate(names):
-        found = [_to_floor(rows, shape, name, floors) for shape in shapes]
+        found = [_to_floor(rows, shape, name) for shape in shapes]
         middle = np.array([geometric_mean(values) for values in found])
-        reach = np.array([[m - min(v, default=m), max(v, default=m) - m] for m, v in zip(middle, found, strict=True)]).T
+        extremes = np.array([(min(values, default=np.nan), max(values, default=np.nan)) for values in found]).T
+        reach = np.abs(extremes - middle)
         x = places + (index - (len(names) - 1) / 2) * width
         axes.bar(
-            x,
-            middle,
-            width,
-            yerr=reach,
-            capsize=2,
-            color=COLOURS.get(name),
-            label=_label(name),
-            error_kw={"alpha": 0.6},
+            x, middle, width, color=COLOURS.get(name), label=_label(name), yerr=reach, capsize=2, ecolor="#00000099"
         )
-        for position, value, (_, above) in zip(x, middle, reach.T, strict=True):
-            axes.annotate(
-                f"{value:.2g}", (position, value + above), (0, 2), textcoords="offset points", ha="center", fontsize=7
-            )
+        for position, value in zip(x, middle, strict=True):
+            style = {"ha": "center", "va": "bottom", "fontsize": 7, "color": "white", "weight": "bold"}
+            axes.text(position, BAR_BASE * 1.04, number(value), **style)
     axes.axhline(1, color=COLOURS[FLOOR], linestyle="--", label=_label(FLOOR))
     axes.axhline(1.3, color=COLOURS[FLOOR], linestyle=":", label="1.3 times the floor: the target where it is ≥ 0.5 ms")
     axes.set_yscale("log")
+    axes.set_ylim(bottom=BAR_BASE)
     _plain_log_axis(axes)
     axes.set_xticks(places, [_bar_label(shape, floors) for shape in shapes], fontsize=8)
     axes.set_xlabel("batch x feature width x classes (time of the floor)")
     axes.set_ylabel("time of loss and gradients, in times the floor")
     axes.set_title("INDeeD loss, forward and backward, mining included", fontsize=11)
     axes.grid(True, axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
     axes.legend(fontsize=8)
-    return _save(
-        figure, path, f"{caption}\nbar: geometric mean over l2 and min-max, anchor and matching; whiskers: extremes"
-    )
+    legend = "bar and number: geometric mean over l2 and min-max, anchor and matching; whiskers: extremes"
+    return _save(figure, path, f"{caption}\n{legend}")
 
 
-def _to_floor(rows: Sequence[Row], shape: Shape, name: str, floors: dict[Case, float]) -> list[float]:
-    return [
-        row.value.median / floors[row.case] for row in rows if row.case.shape == shape and row.key == Key(name, "mined")
-    ]
+def _to_floor(rows: Sequence[Row], shape: Shape, name: str) -> list[float]:
+    chosen = (row for row in rows if row.case.shape == shape and row.key == Key(name, "mined"))
+    return [row.ratios[OF_FLOOR].median for row in chosen]
 
 
 def _bar_label(shape: Shape, floors: dict[Case, float]) -> str:

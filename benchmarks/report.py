@@ -10,6 +10,7 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from .timing import Effort
 
 SECTIONS = {module.SECTION: module for module in (training, mining, growth, memory, threads)}
 QUICK_SHAPES = (Shape(64, 512, 20), Shape(128, 2048, 80))
-QUICK_EFFORT = Effort(rounds=7, seconds=0.7)
+QUICK_EFFORT = Effort(rounds=7, seconds=0.7, fewest=3)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +55,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     default = QUICK_EFFORT if options.quick else Effort()
     return Settings(
         shapes=tuple(options.shapes or (QUICK_SHAPES if options.quick else SHAPES)),
-        effort=Effort(options.rounds or default.rounds, default.seconds),
+        effort=replace(default, rounds=options.rounds or default.rounds),
         device=options.device or _default_device(),
         quick=options.quick,
         with_compile=not options.without_compile,
@@ -118,7 +119,8 @@ def _write(folder: Path, reports: Mapping[str, Report], environment: Mapping[str
     from . import plots  # takes a second, so not for --help
 
     rows = [row for report in reports.values() for row in report.rows]
-    caption = f"{environment['device']}, {environment['threads']} threads, torch {environment['torch']}"
+    threads_used = f"{environment['threads']} thread{'s' if environment['threads'] != '1' else ''}"
+    caption = f"{environment['device']}, {threads_used}, torch {environment['torch']}"
     pictures = plots.draw_all(rows, folder, caption)
     write_csv(folder / "results.csv", rows, environment)
     parts = [

@@ -42,7 +42,7 @@ class Report:
 
 
 def timing_rows(section: str, case: Case, seconds: Mapping[Key, np.ndarray], note: str = "") -> list[Row]:
-    """Milliseconds of every competitor, with the ratios of those that are neither eager, compile nor floor."""
+    """Milliseconds of every competitor, with its ratios to the eager, compiled and floor times that are there."""
     return [
         Row(section, case, key, "time", "ms", Spread.of(samples * 1e3), _ratios(key, seconds), note)
         for key, samples in seconds.items()

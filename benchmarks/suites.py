@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 import torch
+from pytest_benchmark.fixture import BenchmarkFixture
 
 from .competitors import compiled_backends
 from .timing import WARM_UP_CALLS, synchronise
@@ -27,7 +28,7 @@ def competitor_parameters(*plain: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("device", "competitor"), found, ids=[f"{device}-{name}" for device, name in found])
 
 
-def time_call(benchmark, group: str, device: str, call: Callable[[], object]) -> None:
+def time_call(benchmark: BenchmarkFixture, group: str, device: str, call: Callable[[], object]) -> None:
     """One line of the table ``group``; on a GPU until the device is done."""
 
     def until_done() -> None:

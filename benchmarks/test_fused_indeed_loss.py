@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pytest_benchmark.fixture import BenchmarkFixture
 
 from .agreement import require_equal_losses
 from .cases import NORMS, PAIRINGS, Case, Shape, make_inputs
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.benchmark(max_time=MOST_SECONDS, min_time=1e-4, min_rou
 @pytest.mark.parametrize("pairing", PAIRINGS)
 @pytest.mark.parametrize("norm", NORMS)
 def test_fused_indeed_loss(
-    benchmark,
+    benchmark: BenchmarkFixture,
     device: str,
     competitor: str,
     shape: Shape,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pytest_benchmark.fixture import BenchmarkFixture
 
 from .agreement import require_equal_results
 from .cases import NORMS, Case, Shape, make_inputs
@@ -18,7 +19,14 @@ pytestmark = pytest.mark.benchmark(max_time=MOST_SECONDS, min_time=1e-4, min_rou
 @pytest.mark.parametrize("pairing", ["anchor", "list"])
 @pytest.mark.parametrize("norm", NORMS)
 def test_identical_disparate(
-    benchmark, device: str, competitor: str, shape: Shape, norm: str, pairing: str, dtype: torch.dtype, mode: str
+    benchmark: BenchmarkFixture,
+    device: str,
+    competitor: str,
+    shape: Shape,
+    norm: str,
+    pairing: str,
+    dtype: torch.dtype,
+    mode: str,
 ) -> None:
     case = Case(shape, norm, pairing=pairing, dtype=dtype, device=device)
     calls = block_calls(case, make_inputs(case), mode)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pytest_benchmark.fixture import BenchmarkFixture
 
 from .agreement import require_valid_mining
 from .cases import STRATEGIES, make_labels
@@ -16,7 +17,9 @@ pytestmark = pytest.mark.benchmark(max_time=MOST_SECONDS, min_time=1e-4, min_rou
 @competitor_parameters(EAGER)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize(("batch", "classes"), [(64, 20), (128, 80), (512, 80), (1024, 80), (1024, 10_000)])
-def test_mine_pairs(benchmark, device: str, competitor: str, batch: int, classes: int, strategy: str) -> None:
+def test_mine_pairs(
+    benchmark: BenchmarkFixture, device: str, competitor: str, batch: int, classes: int, strategy: str
+) -> None:
     labels = make_labels(batch, classes, torch.Generator().manual_seed(0)).to(device)
     call = mining_calls(labels, strategy)[Key(competitor)]
     require_valid_mining(labels, strategy, {Key(competitor): call()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pytest_benchmark.fixture import BenchmarkFixture
 
 from .agreement import require_equal_results
 from .cases import Case, Shape, make_inputs
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.benchmark(max_time=MOST_SECONDS, min_time=1e-4, min_rou
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("pairing", ["anchor", "list"])
 def test_six_way_bce(
-    benchmark, device: str, competitor: str, shape: Shape, pairing: str, dtype: torch.dtype, mode: str
+    benchmark: BenchmarkFixture, device: str, competitor: str, shape: Shape, pairing: str, dtype: torch.dtype, mode: str
 ) -> None:
     case = Case(shape, pairing=pairing, dtype=dtype, device=device)
     calls = six_way_calls(case, make_inputs(case), mode)

@@ -17,8 +17,9 @@ import torch
 
 #: Calls are repeated within a sample until it lasts this long, well above the clock's resolution.
 SAMPLE_SECONDS = 4e-3
-FEWEST_ROUNDS = 5
+#: Calls before the first sample; one that takes long is warm after less.
 WARM_UP_CALLS = 3
+WARM_UP_SECONDS = 0.3
 
 K = TypeVar("K", bound=Hashable)
 
@@ -45,13 +46,15 @@ class Spread:
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: at most ``rounds`` rounds and, beyond the fewest, ``seconds`` for a case."""
+    """How long to measure: at most ``rounds`` rounds and, beyond the ``fewest``, ``seconds`` for a case."""
 
     rounds: int = 21
     seconds: float = 6.0
+    fewest: int = 5
 
     def rounds_for(self, round_seconds: float) -> int:
-        return max(min(self.rounds, int(self.seconds / round_seconds)), min(self.rounds, FEWEST_ROUNDS))
+        """The number of rounds where one takes ``round_seconds``."""
+        return max(min(self.rounds, int(self.seconds / round_seconds)), min(self.rounds, self.fewest))
 
 
 def synchronise(device: str) -> None:
@@ -98,9 +101,11 @@ def _sample(call: Callable[[], object], repeats: int, device: str) -> float:
 
 
 def _repeats(call: Callable[[], object], device: str) -> int:
+    seconds, start = _sample(call, 1, device), time.perf_counter()
     for _ in range(WARM_UP_CALLS - 1):
-        call()
-    return max(1, round(SAMPLE_SECONDS / _sample(call, 1, device)))
+        if seconds + time.perf_counter() - start < WARM_UP_SECONDS:
+            seconds = _sample(call, 1, device)
+    return max(1, round(SAMPLE_SECONDS / seconds))
 
 
 def geometric_mean(values: list[float]) -> float:
