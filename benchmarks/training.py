@@ -85,7 +85,10 @@ def render(rows: Sequence[Row], device: str) -> str:
         chosen = [row for row in rows if row.case.pairing in pairings]
         if chosen:
             parts += [f"### {title}\n", _cases(chosen, device) + "\n"]
-    parts.append("*list* is a list of B / 2 random pairs, each used both ways; it is always given.\n")
+    parts.append(
+        "*list* is a list of B / 2 random pairs, each used both ways; it is always given, and not measured under "
+        "torch.compile.\n"
+    )
     return "\n".join(parts)
 
 
@@ -109,9 +112,9 @@ def _means(own: Sequence[Row], rows: Sequence[Row]) -> str:
     lines = [line(f"{p}, {n}", lambda case, p=p, n=n: (case.pairing, case.norm) == (p, n)) for p, n in groups]
     lines.append(line("**anchor and matching, both norms**", lambda case: case.pairing in MAIN_PAIRINGS))
     lines.append(["target", *(TARGETS[name] for name in RATIOS), "", "", ""])
-    names = ("faster than eager", "faster than compile", f"of the floor (where ≥ {FLOOR_MILLISECONDS} ms)")
+    names = ("faster than eager", "faster than compile", f"times the floor (where ≥ {FLOOR_MILLISECONDS} ms)")
     header = ["", *names, *(f"pairs given: {name}" for name in names)]
-    return table(header, lines) + "\n\nTimes as fast, or as slow as the floor; in brackets the number of cases."
+    return table(header, lines) + "\n\nIn brackets the number of cases."
 
 
 def _cases(rows: Sequence[Row], device: str) -> str:
