@@ -157,7 +157,8 @@ def test_training_log_holds_loss_parts_partners_and_learning_rate(finished: Path
 def test_trained_weights_load_into_the_plain_network(finished: Path) -> None:
     with safe_open(finished / "model.safetensors", "pt") as file:
         about = file.metadata()
-    assert about == {"backbone": "simple_cnn", "classes": "0,1,2,3,4,5,6,7,8,9"}
+    assert about["backbone"] == "simple_cnn"
+    assert json.loads(about["classes"]) == list("0123456789")
     network = create_network(about["backbone"], num_classes=10, in_channels=1)
     assert type(network.get_classifier()) is nn.Linear
     network.load_state_dict(load_file(finished / "model.safetensors"), strict=True)
@@ -277,6 +278,14 @@ def test_checkpoint_of_a_run_with_other_settings_is_refused(
         main([*SMOKE, "--model.method", "l2", "--ckpt_path", checkpoint])
     assert stop.value.code == 2
     assert "it was trained with model.method 'minmax', not 'l2'" in capsys.readouterr().err
+
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["hyper_parameters"]["num_classes"] = 20
+    torch.save(saved, "other.pt")
+    with pytest.raises(SystemExit):
+        main([*SMOKE, "--ckpt_path", "other.pt"])
+    assert "it was trained with num_classes 20, the data have 10" in capsys.readouterr().err
+
     torch.save({"weights": torch.zeros(1)}, "other.pt")
     with pytest.raises(SystemExit):
         main([*SMOKE, "--ckpt_path", "other.pt"])
@@ -291,8 +300,12 @@ def test_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown command 'train'" in capsys.readouterr().err
 
 
-def test_importing_the_package_imports_no_lightning() -> None:
+def test_the_package_and_the_plain_network_need_no_lightning(finished: Path) -> None:
     check = (
-        "import sys, indeed_ext; sys.exit(any(m in sys.modules for m in ('lightning', 'torchmetrics', 'matplotlib')))"
+        "import sys, indeed_ext, indeed_ext.train.recipes\n"
+        "from indeed_ext.train.backbones import create_network\n"
+        "from safetensors.torch import load_file\n"
+        "create_network('simple_cnn', 10, 1).load_state_dict(load_file(sys.argv[1]), strict=True)\n"
+        "sys.exit(any(name in sys.modules for name in ('lightning', 'torchmetrics', 'matplotlib', 'sklearn')))\n"
     )
-    subprocess.run([sys.executable, "-c", check], check=True)
+    subprocess.run([sys.executable, "-c", check, str(finished / "model.safetensors")], check=True)

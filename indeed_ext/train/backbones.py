@@ -1,7 +1,8 @@
 """Networks, all with timm's conventions, so that the trainer treats its own and timm's alike.
 
 A network has ``forward_features(x) -> map``, ``forward_head(map, pre_logits=True) -> features [B, n]``,
-``get_classifier() -> nn.Linear`` and ``forward(x) -> logits [B, C]``.
+``get_classifier() -> nn.Linear`` and ``forward(x) -> logits [B, C]``. Nothing here needs more than torch, so that
+a trained network can be used where no trainer is installed.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torch import Tensor, nn
-
-from .data.composites import GRID
 
 
 class SimpleCNN(nn.Module):
@@ -25,9 +24,12 @@ class SimpleCNN(nn.Module):
         in_channels: channels of an image.
         width: channels of the first convolution; the others have 2 and 4 times as many.
         hidden: n, the width of the features.
+        grid: positions along each side that the last pooling leaves.
     """
 
-    def __init__(self, num_classes: int, in_channels: int = 1, width: int = 16, hidden: int = 256) -> None:
+    def __init__(
+        self, num_classes: int, in_channels: int = 1, width: int = 16, hidden: int = 256, grid: int = 3
+    ) -> None:
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(in_channels, width, 3, padding=1),
@@ -40,7 +42,7 @@ class SimpleCNN(nn.Module):
             nn.ReLU(),
         )
         self.neck = nn.Sequential(
-            nn.AdaptiveMaxPool2d(GRID), nn.Flatten(), nn.Linear(4 * width * GRID * GRID, hidden), nn.ReLU()
+            nn.AdaptiveMaxPool2d(grid), nn.Flatten(), nn.Linear(4 * width * grid * grid, hidden), nn.ReLU()
         )
         self.classifier = nn.Linear(hidden, num_classes)
         # He's initialisation: with torch's default the first hundreds of steps change next to nothing.

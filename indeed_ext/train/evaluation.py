@@ -26,6 +26,8 @@ class ConfidenceMap(Metric):
     """
 
     full_state_update = False
+    total: Tensor
+    images: Tensor
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

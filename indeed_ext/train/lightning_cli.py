@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import json
 import logging
 import re
 import sys
 import warnings
 from argparse import RawDescriptionHelpFormatter
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import torch
@@ -81,6 +86,9 @@ class LastCheckpoint(ModelCheckpoint):
 
 class IndeedCLI(LightningCLI):
     """``fit`` and ``test`` of :class:`IndeedModule` on any :class:`MultilabelData`."""
+
+    #: Settings of the module in the checkpoint, if one was given.
+    saved: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, args: list[str]) -> None:
         # What Lightning says at level INFO, on absent accelerators and on products, is no news to the user.
@@ -156,11 +164,12 @@ class IndeedCLI(LightningCLI):
             if self.config.subcommand == "test":
                 fail("--ckpt_path: which checkpoint shall be tested?")
             return
-        saved = read_checkpoint(config.ckpt_path)["hyper_parameters"]
+        self.saved = read_checkpoint(config.ckpt_path)["hyper_parameters"]
         for key, value in config.model.items():
-            if self.config.subcommand == "fit" and saved[key] != value:
-                fail(f"--ckpt_path: it was trained with model.{key} {saved[key]!r}, not {value!r}; resume it with that")
-            config.model[key] = saved[key]
+            saved = self.saved[key]
+            if self.config.subcommand == "fit" and saved != value:
+                fail(f"--ckpt_path: it was trained with model.{key} {saved!r}, not {value!r}; resume it with that")
+            config.model[key] = saved
 
     def before_instantiate_classes(self) -> None:
         """Refuse numbers that make no run, some of which Lightning would take for something else."""
@@ -193,7 +202,7 @@ class IndeedCLI(LightningCLI):
     def after_fit(self) -> None:
         """Write the plain network's weights and evaluate them."""
         if self.trainer.is_global_zero:
-            metadata = {"backbone": self.model.hparams.backbone, "classes": ",".join(self.datamodule.class_names)}
+            metadata = {"backbone": self.model.hparams.backbone, "classes": json.dumps(self.datamodule.class_names)}
             save_file(self.model.plain_state_dict(), self.run_folder / "model.safetensors", metadata=metadata)
         self.trainer.test(self.model, self.datamodule, verbose=False)
         self.after_test()
@@ -221,6 +230,9 @@ class IndeedCLI(LightningCLI):
 
     def start_run(self, name: str) -> None:
         """Make the run folder, and log into it before any logger that the user added: the first one's folder counts."""
+        for key, value in self.saved.items():
+            if self.model.hparams.get(key, value) != value:
+                fail(f"--ckpt_path: it was trained with {key} {value}, the data have {self.model.hparams[key]}")
         try:
             self.run_folder = new_folder(Path(self.config[self.subcommand].runs_dir), name)
         except OSError as error:
@@ -231,15 +243,14 @@ class IndeedCLI(LightningCLI):
 
 def new_folder(parent: Path, name: str) -> Path:
     """Make ``parent/name-001``, or the next number that is free; only the first process of a run makes it."""
-    number = 1
-    while True:
+    for number in itertools.count(1):
         folder = parent / f"{name}-{number:03d}"
-        try:
-            if rank_zero_only.rank == 0:
-                folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            number += 1
+        if rank_zero_only.rank != 0:
+            break
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            break
+    return folder
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
@@ -250,7 +261,8 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # torch.load raises whatever the bytes provoke
         fail(f"--ckpt_path: torch cannot read {path} as a checkpoint")
-    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
+    settings = checkpoint.get("hyper_parameters", {}) if isinstance(checkpoint, dict) else {}
+    if not {"backbone", "method", "num_classes"} <= settings.keys():
         fail(f"--ckpt_path: {path} is not a checkpoint of this trainer")
     return checkpoint
 

@@ -135,6 +135,8 @@ class CompositeData(MultilabelData):
     Subclasses give the pools: :meth:`load_pools`. No source image is in two of them.
     """
 
+    pools: tuple[Pool, Pool, Pool]
+
     def __init__(self, objects: int, epoch_size: int, batch_size: int) -> None:
         super().__init__()
         limit = min(CELLS, self.num_classes)
@@ -146,7 +148,6 @@ class CompositeData(MultilabelData):
             raise ValueError(f"epoch_size: expected at least one batch ({batch_size}), got {epoch_size}")
         self.objects, self.epoch_size, self.batch_size = objects, epoch_size, batch_size
         self.seed = torch.initial_seed()  # what seed_everything or torch.manual_seed set
-        self.pools: tuple[Pool, Pool, Pool] | None = None
 
     @abstractmethod
     def load_pools(self) -> tuple[Pool, Pool, Pool]:
@@ -154,7 +155,8 @@ class CompositeData(MultilabelData):
 
     def setup(self, stage: str) -> None:
         """Load the source images, once."""
-        self.pools = self.pools or self.load_pools()
+        if not hasattr(self, "pools"):
+            self.pools = self.load_pools()
 
     def draw_epoch(self, epoch: int) -> Draws:
         """The training composites of an epoch: always the same for the same seed."""

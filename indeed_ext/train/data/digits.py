@@ -28,7 +28,7 @@ class DigitsData(CompositeData):
     class_names = tuple("0123456789")
     in_channels = 1
 
-    def __init__(self, objects: int = 5, epoch_size: int = 10_240, batch_size: int = 128, split_seed: int = 0) -> None:
+    def __init__(self, objects: int = 5, epoch_size: int = 10_240, batch_size: int = 32, split_seed: int = 0) -> None:
         super().__init__(objects, epoch_size, batch_size)
         self.split_seed = split_seed
 
@@ -49,4 +49,5 @@ class DigitsData(CompositeData):
             stratify=digits.target[rest],
             random_state=self.split_seed,
         )
-        return tuple(pool.subset(torch.tensor(sorted(part))) for part in (train, validation, test))
+        train, validation, test = (pool.subset(torch.tensor(sorted(part))) for part in (train, validation, test))
+        return train, validation, test
