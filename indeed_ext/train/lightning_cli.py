@@ -22,7 +22,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from . import plots
 from .data.base import MultilabelData
@@ -203,7 +203,8 @@ class IndeedCLI(LightningCLI):
         """Write the plain network's weights and evaluate them."""
         if self.trainer.is_global_zero:
             metadata = {"backbone": self.model.hparams.backbone, "classes": json.dumps(self.datamodule.class_names)}
-            save_file(self.model.plain_state_dict(), self.run_folder / "model.safetensors", metadata=metadata)
+            # save_file would make a file that nobody else may read.
+            (self.run_folder / "model.safetensors").write_bytes(save(self.model.plain_state_dict(), metadata))
         self.trainer.test(self.model, self.datamodule, verbose=False)
         self.after_test()
 
