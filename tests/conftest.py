@@ -6,6 +6,8 @@ out backends without kernels of their own. A backend that is missing is reported
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -39,5 +41,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _repeatable() -> Iterator[None]:
+    """One seed, and one thread unless a test asks for more: most tensors here are too small for two."""
     torch.manual_seed(0)
+    with kit.threads(1):
+        yield

@@ -6,6 +6,7 @@ float64 have fixed bounds; a half type may be no further from the truth than pla
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import random
@@ -257,9 +258,11 @@ def run_loss(inputs: Inputs, loss: Callable[..., Tensor], wanted: Sequence[str] 
 
 
 def run_backend(backend: Backend, inputs: Inputs, wanted: Sequence[str] | None = None) -> Result:
-    return run_loss(
-        inputs.to(backend.device), functools.partial(indeed_ext.fused_indeed_loss, backend=backend.name), wanted
-    )
+    """A large case on several threads; small ones, on a busy machine, would only wait for each other."""
+    large = inputs.labels.numel() * inputs.leaves["features"].shape[1] > 1 << 18
+    with threads(3 if large else 1):
+        fused = functools.partial(indeed_ext.fused_indeed_loss, backend=backend.name)
+        return run_loss(inputs.to(backend.device), fused, wanted)
 
 
 def run_truth(inputs: Inputs) -> Result:
@@ -313,9 +316,10 @@ def check_loss(backend: Backend, inputs: Inputs, wanted: Sequence[str] | None = 
 BOUNDS = {torch.float64: (1e-12, 1e-12), torch.float32: (1e-6, 1e-5)}
 #: A single element may be off by this many bounds of the largest element of its tensor.
 ELEMENT = 4.0
-#: A half type: its error may be this many times that of plain PyTorch, and two roundings of the result to the
-#: type: as it is stored, and again when the upstream gradient scales it.
-HALF_FACTOR = 1.1
+#: A half type: its error may be this many times that of plain PyTorch, in norm and in the worst element (a
+#: matter of luck in small tensors), beside two roundings of the result to the type: as it is stored, and again
+#: when the upstream gradient scales it.
+HALF_FACTORS = (1.25, 2.0)
 
 
 def assert_accurate(actual: Result, truth: Result, plain: Callable[[], Result], *, floor: float = 0.0) -> None:
@@ -348,15 +352,15 @@ def assert_within(name: str, actual: Tensor, exact: Tensor, bound: float, *, flo
     )
 
 
-def assert_no_worse_than(
-    name: str, actual: Tensor, exact: Tensor, plain: Tensor, *, factor: float = HALF_FACTOR, floor: float = 0.0
-) -> None:
-    """The error of ``actual`` is at most that of ``plain``, give or take ``factor`` and the rounding of a result."""
+def assert_no_worse_than(name: str, actual: Tensor, exact: Tensor, plain: Tensor, *, floor: float = 0.0) -> None:
+    """The error of ``actual`` is at most that of ``plain``, give or take :data:`HALF_FACTORS` and roundings."""
     error, allowed = _error(name, actual, exact), _error(name, plain, exact)
     if not error.numel():
         return
     rounding = torch.finfo(actual.dtype).eps if actual.dtype in HALF_DTYPES else BOUNDS[torch.float32][0]
-    for what, measure in (("norm", torch.linalg.vector_norm), ("largest element", torch.amax)):
+    for what, factor, measure in zip(
+        ("norm", "worst element"), HALF_FACTORS, (torch.linalg.vector_norm, torch.amax), strict=True
+    ):
         bound = factor * float(measure(allowed)) + rounding * max(float(measure(exact.abs())), floor)
         assert float(measure(error)) <= bound, (
             f"{name}: error {float(measure(error)):.3e} ({what}), plain PyTorch {float(measure(allowed)):.3e}, "
@@ -409,6 +413,16 @@ def loss_matrix(backend: Backend) -> list[Case]:
 
 
 # ----------------------------------------------------------------------------- guards
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Unchanged:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
 from concurrent.futures import ThreadPoolExecutor
 
 import kit
@@ -10,28 +10,20 @@ import pytest
 import torch
 from kit import Backend, Case, Result
 
-from indeed_ext import mine_pairs
-
-
-@pytest.fixture
-def with_threads() -> Iterator[Callable[[int], None]]:
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
+from indeed_ext import fused_indeed_loss, mine_pairs
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=kit.SHORT.get)
 @pytest.mark.parametrize("norm", kit.NORMS)
-def test_loss_and_gradients(
-    backend: Backend, with_threads: Callable[[int], None], norm: str, dtype: torch.dtype, reduction: str
-) -> None:
+def test_loss_and_gradients(backend: Backend, norm: str, dtype: torch.dtype, reduction: str) -> None:
     """To a few units in the last place, which sums in another order may cost."""
-    inputs = backend.limit(Case(257, 300, 100, norm, "anchor", reduction, dtype)).build()
+    inputs = backend.limit(Case(257, 300, 100, norm, "anchor", reduction, dtype)).build().to(backend.device)
+    fused = functools.partial(fused_indeed_loss, backend=backend.name)
     results: list[Result] = []
-    for threads in (1, 2, 5):
-        with_threads(threads)
-        results.append(kit.run_backend(backend, inputs))
+    for count in (1, 2, 5):
+        with kit.threads(count):
+            results.append(kit.run_loss(inputs, fused))
     bound = 16 * torch.finfo(dtype).eps
     for other in results[1:]:
         for kind in ("values", "gradients"):
@@ -40,21 +32,24 @@ def test_loss_and_gradients(
 
 
 @pytest.mark.parametrize("strategy", kit.STRATEGIES)
-def test_mining(backend: Backend, with_threads: Callable[[int], None], strategy: str) -> None:
+def test_mining(backend: Backend, strategy: str) -> None:
     labels = kit.random_labels(torch.Generator().manual_seed(0), min(500, backend.max_batch), 60).to(backend.device)
     partners = []
-    for threads in (1, 2, 5):
-        with_threads(threads)
-        partners.append(mine_pairs(labels, strategy=strategy, seed=3, backend=backend.name))
+    for count in (1, 2, 5):
+        with kit.threads(count):
+            partners.append(mine_pairs(labels, strategy=strategy, seed=3, backend=backend.name))
     assert torch.equal(partners[0], partners[1])
     assert torch.equal(partners[0], partners[2])
 
 
 def test_calls_from_several_python_threads(backend: Backend) -> None:
     """Scratch memory is not shared between calls."""
-    inputs = [backend.limit(Case(40 + k, 64, 30, "minmax", "anchor", dtype=torch.float32)).build() for k in range(8)]
-    expected = [kit.run_backend(backend, each) for each in inputs]
+    fused = functools.partial(fused_indeed_loss, backend=backend.name)
+    cases = [backend.limit(Case(40 + k, 64, 30, "minmax", "anchor", dtype=torch.float32)) for k in range(8)]
+    inputs = [case.build() for case in cases]
+    truths = [kit.run_truth(each) for each in inputs]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(3):
-            results = list(pool.map(lambda each: kit.run_backend(backend, each), inputs))
-            assert all(map(kit.same_bits, results, expected))
+            results = pool.map(lambda each: kit.run_loss(each.to(backend.device), fused), inputs)
+            for result, truth in zip(results, truths, strict=True):
+                kit.assert_accurate(result, truth, lambda: result)  # noqa: B023 (unused: not a half type)
