@@ -18,6 +18,7 @@ from .timing import Spread
 
 SECTION = "threads"
 THREADS = (1, 2, 4)
+UNITS = ("ulp", "of the largest element")
 SHAPES = (Shape(64, 512, 20), Shape(128, 2048, 80), Shape(512, 2048, 80))
 
 
@@ -48,13 +49,10 @@ def _compare(report: Report, case: Case, inputs: Inputs, backend: str) -> None:
     for threads in THREADS[1:]:
         for name, tensor in results[threads].items():
             single = results[1][name]
-            note = f"{name}, {threads} threads"
+            note = f"{name}, {threads}"
             report.rows += [
-                Row(SECTION, case, Key(backend), metric, unit, Spread.single(value), {}, note)
-                for metric, unit, value in (
-                    ("largest difference", "ulp", float(ulps(tensor, single))),
-                    ("largest difference", "of the largest element", relative_difference(tensor, single)),
-                )
+                Row(SECTION, case, Key(backend), "largest difference", unit, Spread.single(value), {}, note)
+                for unit, value in zip(UNITS, (ulps(tensor, single), relative_difference(tensor, single)), strict=True)
             ]
 
 
@@ -65,11 +63,11 @@ def _results(case: Case, inputs: Inputs, backend: str) -> dict[str, Tensor]:
     return {**dict(zip(NAMES, step, strict=True)), "partners": partners}
 
 
-def ulps(one: Tensor, other: Tensor) -> int:
+def ulps(one: Tensor, other: Tensor) -> float:
     """The most representable numbers between two elements; for integers, their largest difference."""
     if not one.numel():
-        return 0
-    return int((_ordinal(one) - _ordinal(other)).abs().max())
+        return 0.0
+    return float((_ordinal(one) - _ordinal(other)).abs().max())
 
 
 def _ordinal(tensor: Tensor) -> Tensor:
@@ -85,26 +83,26 @@ def _ordinal(tensor: Tensor) -> Tensor:
 
 
 def render(rows: Sequence[Row], device: str) -> str:
-    """One line per case, one column per result and number of threads."""
-    cells: dict[tuple[Case, str], dict[str, str]] = {}
+    """One line per case and number of threads, one column per result."""
     exact, scaled = (
-        {(row.case, row.key, row.note): row.value.median for row in rows if row.unit == unit}
-        for unit in ("ulp", "of the largest element")
+        {(row.case, row.key.name, row.note): row.value.median for row in rows if row.unit == unit} for unit in UNITS
     )
-    for (case, key, note), value in exact.items():
-        text = "equal" if value == 0 else f"{value:.0f} ulp ({scaled[case, key, note]:.0e})"
-        cells.setdefault((case, key.name), {})[note] = text
-    columns = list(dict.fromkeys(row.note for row in rows))
-    lines = [
-        [str(case.shape), case.norm, name, *(found.get(column, "—") for column in columns)]
-        for (case, name), found in cells.items()
-    ]
+    lines: dict[tuple[str, ...], dict[str, str]] = {}
+    for (case, backend, note), value in exact.items():
+        name, _, threads = note.rpartition(", ")
+        text = "equal" if value == 0 else f"{value:.0f} ulp ({scaled[case, backend, note]:.0e})"
+        lines.setdefault((str(case.shape), case.norm, backend, threads), {})[name] = text
+    columns = list(dict.fromkeys(name for found in lines.values() for name in found))
     return "\n".join(
         (
             "## Threads\n",
             "Results with several threads against those with one. *equal* is bit for bit; else the largest difference "
             "in units in the last place of the element itself, which is large where an element nearly cancels, and in "
             "brackets relative to the tensor's largest element.\n",
-            table(["batch x width x classes", "norm", "backend", *columns], lines) + "\n",
+            table(
+                ["batch x width x classes", "norm", "backend", "threads", *columns],
+                [[*head, *(found[column] for column in columns)] for head, found in lines.items()],
+            )
+            + "\n",
         )
     )

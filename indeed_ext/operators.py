@@ -214,7 +214,9 @@ class FusedINDeeDLoss(torch.autograd.Function):
         return loss, components
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor, _: None):
+    def backward(ctx: Any, grad_loss: Tensor | None, _: None):
+        if grad_loss is None:
+            return (None,) * 13
         with torch.no_grad():
             if ctx.reduction == NONE:
                 _, _, *gradients = ctx.operators.fused_indeed_loss(
