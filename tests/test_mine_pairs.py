@@ -138,7 +138,7 @@ def _common_and_rare_pairs() -> dict[str, Tensor]:
 def test_anchor_partners_are_uniform(backend: Backend, density: str) -> None:
     """Chi-square over every sample's candidates; the rare case is drawn by rank where 32 probes miss."""
     labels = _common_and_rare_pairs()[density]
-    if len(labels) > backend.max_batch:
+    if len(labels) > backend.max_batch and backend.compiled:
         pytest.skip(f"{backend.name} is slow here: batches up to {backend.max_batch}, this needs {len(labels)}")
     count = 4 * backend.label_sets if density == "common" else 300
     draws = _draws(backend, labels, "anchor", count)
