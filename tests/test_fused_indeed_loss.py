@@ -58,6 +58,27 @@ def test_eps_decides_which_maps_are_degenerate(backend: Backend, norm: str, dtyp
     kit.check_loss(backend, inputs)
 
 
+@pytest.mark.parametrize("values", ["relu", "constant", "zero"])
+@pytest.mark.parametrize("norm", kit.NORMS)
+@pytest.mark.parametrize("dtype", kit.DTYPES, ids=kit.SHORT.get)
+def test_without_eps(backend: Backend, dtype: torch.dtype, norm: str, values: str) -> None:
+    """A norm or range of exactly zero is degenerate still."""
+    inputs = Case(9, 12, 7, norm, "anchor", dtype=dtype, values=values).build()
+    inputs.options["eps"] = 0.0
+    kit.check_loss(backend, inputs)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1e3, 1e6, 1e9])
+@pytest.mark.parametrize("norm", kit.NORMS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=kit.SHORT.get)
+def test_features_of_every_scale(backend: Backend, dtype: torch.dtype, norm: str, scale: float) -> None:
+    """Small products fall under eps, large ones square to 1e36; float16 holds neither."""
+    inputs = Case(9, 12, 7, norm, "anchor", dtype=dtype).build()
+    inputs.leaves["features"] = inputs.leaves["features"] * scale
+    inputs.leaves["weight"] = inputs.leaves["weight"] / scale
+    kit.check_loss(backend, inputs)
+
+
 @pytest.mark.parametrize("norm", kit.NORMS)
 def test_minmax_ties_share_the_gradient_evenly(backend: Backend, norm: str) -> None:
     """Permuting tied features must permute their gradients, not move one of them."""
