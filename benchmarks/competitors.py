@@ -1,8 +1,9 @@
 """The competitors, as callables on the inputs of a case.
 
 eager     plain PyTorch of :mod:`benchmarks.eager`, with autograd
-compile   the same loss under ``torch.compile(fullgraph=True)``, each shape compiled for itself. Mining stays eager: the
-          matchings loop on data, and compiled anchor mining measured no faster than eager.
+compile   the same loss under ``torch.compile(fullgraph=True)``, each shape compiled for itself; it measured faster than
+          ``indeed_ext.reference`` under torch.compile. Mining stays eager: the matchings loop on data, and compiled
+          anchor mining measured no faster than eager.
 floor     what cannot be avoided. Of the loss: the three bare matrix products on ready buffers, with 2B rows for a
           partner vector. Of the separate steps: one copy of what they read and write.
 cpu, ...  every backend of indeed_ext with kernels for the device of the case
