@@ -4,7 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include "build_info.h"  // written by the build: INDEED_BUILD_INFO
-#include "workspace.h"
+#include "cpu/workspace.h"
 
 PYBIND11_MODULE(_C, module) {
   module.doc() = "Compiled operators of indeed_ext.";

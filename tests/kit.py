@@ -77,8 +77,24 @@ REGISTRY = {
 }
 
 
-def backends_under_test() -> list[Backend]:
-    return [REGISTRY[name] for name in indeed_ext.available_backends() if name in REGISTRY]
+@functools.cache
+def emulation_error() -> Exception | None:
+    """Builds and registers the backend ``cuda-emulated``, unless it is there; what kept it from that."""
+    from cuda_emulation import build  # it takes a minute at first, so only where it is asked for
+
+    try:
+        build.load_backend()
+    except Exception as error:
+        return error
+    return None
+
+
+def backends_under_test(chosen: Sequence[str] | None = None) -> list[Backend]:
+    """All that this build has, or those of them that are chosen."""
+    if not chosen or "cuda-emulated" in chosen:
+        emulation_error()  # reported in test_backends.py
+    available = [REGISTRY[name] for name in indeed_ext.available_backends() if name in REGISTRY]
+    return [backend for backend in available if not chosen or backend.name in chosen]
 
 
 # ----------------------------------------------------------------------------- cases

@@ -2,10 +2,10 @@
 #include <cstring>
 
 #include "common/options.h"
-#include "operators.h"
-#include "parallel.h"
+#include "cpu/operators.h"
+#include "cpu/parallel.h"
 
-namespace indeed {
+namespace indeed::cpu {
 namespace {
 
 struct WordBits {
@@ -110,4 +110,4 @@ std::tuple<Tensor, Tensor> pack_labels(Tensor labels_any) {
   return {present, known};
 }
 
-}  // namespace indeed
+}  // namespace indeed::cpu

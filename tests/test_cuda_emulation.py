@@ -1,0 +1,271 @@
+"""The emulation of CUDA tried on kernels of its own, then what it alone can say of the package's kernels."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import kit
+import pytest
+import torch
+from cuda_emulation import build
+from cuda_emulation.build import Unavailable, load_self_test, variant_of_process
+from kit import Backend, Case
+from torch import Tensor
+
+from indeed_ext import mine_pairs
+
+TESTS = Path(__file__).resolve().parent
+SCHEDULES = ("forward", "reverse", "shuffle:1", "shuffle:2")
+in_the_main_process = pytest.mark.skipif(variant_of_process() != "plain", reason="runs in a process of a variant")
+
+
+def launch(
+    name: str,
+    values: Tensor | None = None,
+    *,
+    variant: str | None = None,
+    grid: tuple[int, int] = (1, 1),
+    block: int = 32,
+    n: int = 0,
+    shared: int = 0,
+    results: int = 2048,
+) -> Tensor:
+    """What the kernel ``name`` of self_test.cu writes, from ``values`` (by default 0, 1, ...)."""
+    try:
+        library = load_self_test(variant or variant_of_process())
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    values = torch.arange(2048, dtype=torch.int32) if values is None else values.to(torch.int32).contiguous()
+    out = torch.zeros(results, dtype=torch.int32)
+    message = ctypes.create_string_buffer(4096)
+    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (out, values)]
+    sizes = [ctypes.c_uint(size) for size in (*grid, block)]
+    library.cuda_emulation_self_test(
+        name.encode(), *sizes, ctypes.c_size_t(shared), *pointers, n, message, ctypes.c_size_t(4096)
+    )
+    if message.value:
+        raise RuntimeError(message.value.decode())
+    return out
+
+
+@pytest.fixture(params=SCHEDULES)
+def schedule(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("INDEED_EMULATION_SCHEDULE", request.param)
+    return request.param
+
+
+# ------------------------------------------------------------------- right kernels
+
+
+@pytest.mark.usefixtures("schedule")
+@pytest.mark.parametrize("variant", ["plain", "race"])
+class TestRightKernels:
+    """Every order gives the results of a GPU, and nothing right is taken for a race."""
+
+    def test_indices(self, variant: str) -> None:
+        out = launch("indices", grid=(3, 2), block=40, variant=variant)
+        assert out[:240].tolist() == list(range(2000, 2240))
+        assert not out[240:].any()
+
+    def test_barriers(self, variant: str) -> None:
+        values = torch.randint(1000, (4, 256))
+        assert (
+            launch("block_sum", values, grid=(4, 1), block=256, shared=1024, variant=variant)[:4].tolist()
+            == values.sum(1).tolist()
+        )
+
+    def test_shuffles(self, variant: str) -> None:
+        values = torch.randint(-1000, 1000, (64,))
+        got = launch("shuffles", values, block=64, variant=variant)[:512].view(64, 8).T
+        thread = torch.arange(64)
+        lane, warp = thread % 32, thread // 32 * 32
+        sources = [
+            thread ^ 5,
+            torch.where(lane + 3 < 32, thread + 3, thread),
+            torch.where(lane >= 3, thread - 3, thread),
+            warp + 7,
+            torch.where(thread % 8 + 3 < 8, thread + 3, thread),
+            thread // 8 * 8 + 1,
+            thread ^ 1,
+            thread ^ 1,
+        ]
+        for row, source in zip(got, sources, strict=True):
+            assert torch.equal(row.long(), values[source])
+
+    def test_votes(self, variant: str) -> None:
+        values = torch.randint(0, 3, (64,))
+        values[32:] = 4  # all of a warp agrees
+        got = launch("votes", values, block=64, variant=variant)[:384].view(64, 6)
+        for thread, (ballot, some, every, count, bits, half) in enumerate(got.tolist()):
+            warp = values[thread // 32 * 32 :][:32] != 0
+            value = int(values[thread])
+            assert ballot & 0xFFFFFFFF == sum(1 << lane for lane in range(32) if warp[lane])
+            assert (some, every) == (bool(warp.any()), bool(warp.all()))
+            assert count == int((values != 0).sum())
+            lowest = (value & -value).bit_length()
+            assert bits == value.bit_count() + 100 * lowest + 10000 * (32 - value.bit_length())
+            assert half == (0xFFFF if thread % 32 < 16 else 0)
+
+    def test_atomics(self, variant: str) -> None:
+        values = torch.randint(-(2**20), 2**20, (512,)).abs() + 1
+        out = launch("atomics", values, grid=(4, 1), block=128, variant=variant)
+        assert out[:4].tolist() == torch.bincount(values % 4, minlength=4).tolist()
+        assert out[4] == 0  # of zeros and positive values
+        assert out[5] == values.max()
+        assert out[6] == int(torch.tensor(0).new_tensor([0]).item() | _or(values.tolist()))
+        assert out[9] & 0xFFFFFFFF == int(values.sum()) & 0xFFFFFFFF
+
+    def test_syncwarp(self, variant: str) -> None:
+        out = launch("through_shared", block=96, variant=variant)
+        assert torch.equal(out[:96], torch.arange(96, dtype=torch.int32) ^ 1)
+
+    def test_neighbours_in_a_word(self, variant: str) -> None:
+        out = launch("bytes_apart", grid=(3, 1), block=5, variant=variant)
+        assert out.view(torch.uint8)[:15].tolist() == [*range(5)] * 3
+
+
+def _or(values: list[int]) -> int:
+    result = 0
+    for value in values:
+        result |= value
+    return result
+
+
+# ------------------------------------------------------------------- wrong kernels
+
+
+@pytest.mark.usefixtures("schedule")
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("divergent_barrier", {}, r"not all threads meet: .*1 thread \(first 3\) finished"),
+        ("two_barriers", {}, r"not all threads meet: 32 threads .* in __syncthreads at .*; 32 threads"),
+        ("missing_lane", {}, r"not all threads meet: .*31 threads \(first 0\) in a shuffle at self_test.cu:\d+"),
+        ("outside_mask", {}, r"thread \d+ is not in its own mask at self_test.cu:\d+"),
+        ("absent_source", {}, r"thread 0 shuffles from lane 16, which takes no part"),
+        ("trapped", {}, r"thread 5 traps at self_test.cu:\d+"),
+        ("misaligned", {"n": 1}, r"misaligned access to global memory \S+ at self_test.cu:\d+"),
+        ("indices", {"block": 1025}, "impossible block size 1025"),
+        ("indices", {"block": 0}, "impossible block size 0"),
+        ("indices", {"grid": (0, 1)}, "impossible grid"),
+        ("indices", {"grid": (1, 65536)}, "impossible grid"),
+        ("block_sum", {"shared": 49153}, "more than 48 KiB of shared memory"),
+    ],
+)
+def test_undefined_behaviour_is_an_error(name: str, options: dict, message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        launch(name, **({"block": 64} | options))
+
+
+@in_the_main_process
+@pytest.mark.parametrize("name", ["shared_overrun", "dynamic_overrun"])
+def test_writes_past_shared_memory_are_caught_without_a_sanitizer(name: str) -> None:
+    with pytest.raises(RuntimeError, match=r"past the end of shared memory \S+ \(byte 128 of 128\)"):
+        launch(name, n=32, shared=128)
+
+
+def test_an_unknown_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INDEED_EMULATION_SCHEDULE", "sideways")
+    with pytest.raises(RuntimeError, match="sideways"):
+        launch("indices")
+
+
+@pytest.mark.usefixtures("schedule")
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("block_sum without barriers", {"block": 256, "shared": 1024}, r"shared memory \(dynamic\)"),
+        ("through_shared without barriers", {}, "shared memory row"),
+        ("plain_read_of_atomic", {}, "shared memory count"),
+        ("last_writer", {}, "global memory .* writes at self_test.cu"),
+        ("across_blocks", {"grid": (4, 1)}, r"global memory .* of block \d"),
+    ],
+)
+def test_races_are_caught(name: str, options: dict, message: str) -> None:
+    with pytest.raises(RuntimeError, match=f"race on {message}"):
+        launch(name, variant="race", **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("block_sum without barriers", {"block": 256, "shared": 1024}),
+        ("through_shared without barriers", {}),
+        ("uninitialised", {}),
+        ("last_writer", {"grid": (2, 1)}),
+        ("plain_read_of_atomic", {}),
+    ],
+)
+def test_a_mistake_changes_with_the_schedule(name: str, options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the comparison of schedules rests on."""
+    results = []
+    for each in SCHEDULES:
+        monkeypatch.setenv("INDEED_EMULATION_SCHEDULE", each)
+        results.append(launch(name, variant="plain", **options).tolist())
+    assert any(result != results[0] for result in results)
+
+
+# ---------------------------------------------------------- processes of a variant
+
+
+def _python(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=os.environ | environment,
+        cwd=TESTS.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def _pytest(arguments: list[str], environment: dict[str, str]) -> str:
+    """A test run in a process of its own; it must pass, and must have run something."""
+    result = _python(["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *arguments], environment)
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output[-6000:]
+    assert re.search(r"\d{2,} passed", output), output[-2000:]
+    return output
+
+
+def _sanitized() -> dict[str, str]:
+    try:
+        return build.sanitizer_environment()
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+
+
+@in_the_main_process
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("shared_overrun", "use-after-poison"),
+        ("dynamic_overrun", "use-after-poison"),
+        ("global_overrun", "heap-buffer-overflow"),
+        ("global_overread", "heap-buffer-overflow"),
+    ],
+)
+def test_accesses_out_of_bounds_are_caught(name: str, error: str) -> None:
+    code = (
+        "import torch, test_cuda_emulation as tests\n"
+        f"tests.launch({name!r}, torch.arange(32), n=32, shared=128, results=32)\n"
+    )
+    result = _python(["-W", "ignore", "-c", code], _sanitized() | {"PYTHONPATH": _with_tests()})
+    assert result.returncode != 0
+    assert re.search(rf"ERROR: AddressSanitizer: {error}", result.stderr), result.stderr[-3000:]
+    assert re.search(rf"#0 .* in \S*{name}\S* .*self_test.cu", result.stderr), result.stderr[-3000:]
+
+
+def _with_tests() -> str:
+    return os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+
+
+@in_the_main_process
+def test_right_kernels_pass_under_the_address_sanitizer() -> None:
+    selection = "(TestRightKernels and plain) or undefined_behaviour"
+    _pytest([str(TESTS / "test_cuda_emulation.py"), "-k", selection], _sanitized())
