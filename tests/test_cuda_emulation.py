@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+import operator
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import kit
 import pytest
 import torch
 from cuda_emulation import build
 from cuda_emulation.build import Unavailable, load_self_test, variant_of_process
-from kit import Backend, Case
 from torch import Tensor
-
-from indeed_ext import mine_pairs
 
 TESTS = Path(__file__).resolve().parent
 SCHEDULES = ("forward", "reverse", "shuffle:1", "shuffle:2")
@@ -117,7 +115,7 @@ class TestRightKernels:
         assert out[:4].tolist() == torch.bincount(values % 4, minlength=4).tolist()
         assert out[4] == 0  # of zeros and positive values
         assert out[5] == values.max()
-        assert out[6] == int(torch.tensor(0).new_tensor([0]).item() | _or(values.tolist()))
+        assert out[6] == functools.reduce(operator.or_, values.tolist())
         assert out[9] & 0xFFFFFFFF == int(values.sum()) & 0xFFFFFFFF
 
     def test_syncwarp(self, variant: str) -> None:
@@ -127,13 +125,6 @@ class TestRightKernels:
     def test_neighbours_in_a_word(self, variant: str) -> None:
         out = launch("bytes_apart", grid=(3, 1), block=5, variant=variant)
         assert out.view(torch.uint8)[:15].tolist() == [*range(5)] * 3
-
-
-def _or(values: list[int]) -> int:
-    result = 0
-    for value in values:
-        result |= value
-    return result
 
 
 # ------------------------------------------------------------------- wrong kernels
