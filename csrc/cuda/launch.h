@@ -52,6 +52,13 @@
 
 #endif
 
+// Unrolls the next loop, so that small arrays stay in registers; host compilers decide for themselves.
+#if defined(__CUDACC__)
+#define INDEED_UNROLL _Pragma("unroll")
+#else
+#define INDEED_UNROLL
+#endif
+
 namespace indeed::cuda {
 
 constexpr int kWarp = 32;
