@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import operator
 import os
 import re
@@ -11,11 +12,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import kit
 import pytest
 import torch
 from cuda_emulation import build
 from cuda_emulation.build import Unavailable, load_self_test, variant_of_process
+from kit import Backend, Case
 from torch import Tensor
+
+from indeed_ext import mine_pairs, reference
 
 TESTS = Path(__file__).resolve().parent
 SCHEDULES = ("forward", "reverse", "shuffle:1", "shuffle:2")
@@ -271,3 +276,75 @@ def _with_tests() -> str:
 def test_right_kernels_pass_under_the_address_sanitizer() -> None:
     selection = "(TestRightKernels and plain) or undefined_behaviour"
     _pytest([str(TESTS / "test_cuda_emulation.py"), "-k", selection], _sanitized())
+
+
+# ----------------------------------------------------------- the package's kernels
+
+
+@pytest.fixture
+def emulated() -> Backend:
+    error = kit.emulation_error()
+    if isinstance(error, Unavailable):
+        pytest.skip(str(error))
+    if error is not None:
+        raise error
+    return kit.REGISTRY["cuda-emulated"]
+
+
+def _small_cases() -> list[Case]:
+    options = itertools.product(kit.NORMS, kit.PAIRINGS, (torch.float64, torch.float32, torch.bfloat16))
+    reductions = itertools.cycle(kit.REDUCTIONS)
+    flags = itertools.cycle([True, False, False, True, True])
+    return [
+        Case(9, 37, 33, norm, pairing, next(reductions), dtype, pos_weight=next(flags), unknown=next(flags))
+        for norm, pairing, dtype in options
+    ]
+
+
+@pytest.mark.parametrize("case", _small_cases(), ids=str)
+def test_every_schedule_gives_the_same_bits(emulated: Backend, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = case.build()
+    results = []
+    for schedule in SCHEDULES:
+        monkeypatch.setenv("INDEED_EMULATION_SCHEDULE", schedule)
+        results.append(kit.check_loss(emulated, inputs))
+    assert all(kit.same_bits(result, results[0]) for result in results)
+
+
+@pytest.mark.parametrize("strategy", kit.STRATEGIES)
+def test_every_schedule_mines_the_same_pairs(emulated: Backend, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = kit.random_labels(torch.Generator().manual_seed(0), 150, 40)
+    expected = reference.mine_pairs(labels, strategy=strategy, seed=5)
+    for schedule in SCHEDULES:
+        monkeypatch.setenv("INDEED_EMULATION_SCHEDULE", schedule)
+        assert torch.equal(mine_pairs(labels, strategy=strategy, seed=5, backend=emulated.name), expected)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("strategy", kit.STRATEGIES)
+@pytest.mark.parametrize("norm", kit.NORMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=kit.SHORT.get)
+def test_launches(emulated: Backend, norm: str, strategy: str, reduction: str, dtype: torch.dtype) -> None:
+    """Packing, mining, loss and all gradients: at most 12 launches, products included, whatever the batch."""
+    count = build.load_backend().cuda_emulation_launch_count
+    count.restype = ctypes.c_int64
+    counts = {}
+    for batch, classes in [(2, 20), (9, 20), (40, 20), (9, 1), (9, 1000), (3, 4096)]:
+        inputs = Case(batch, 8, classes, norm, strategy, reduction, dtype).build()
+        before = count()
+        kit.run_backend(emulated, inputs)
+        counts[batch, classes] = count() - before
+    assert max(counts.values()) <= 12, counts
+    assert len(set(counts.values())) == 1, counts
+
+
+#: What runs under the race check and the address sanitizer: every operator, with every option that chooses a kernel.
+_COMPACT = "not hypothesis and not compile"
+
+
+@in_the_main_process
+@pytest.mark.parametrize("variant", ["race", "address"])
+def test_the_suite_in_a_process_of(emulated: Backend, variant: str) -> None:
+    environment = _sanitized() if variant == "address" else {build.VARIABLE: variant}
+    files = [str(TESTS / f"test_{name}.py") for name in ("pack_labels", "mine_pairs", "cuda_emulation")]
+    _pytest([*files, "--backend", emulated.name, "-k", _COMPACT], environment)

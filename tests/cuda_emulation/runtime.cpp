@@ -196,14 +196,15 @@ bool release_lanes(unsigned warp) {
     uint64_t values[kWarpSize];
     uint32_t votes = 0;
     std::array<uint32_t, kWarpSize> met{};
-    const uint32_t generation = leader.kind == Kind::kSyncWarp ? ++block.generation[warp] : 0;
+    const Kind kind = leader.kind;
+    const uint32_t generation = kind == Kind::kSyncWarp ? ++block.generation[warp] : 0;
     for (unsigned i = 0; i < count; ++i) {
       if (!(present >> i & 1)) continue;
       values[i] = lanes[i].value;
       votes |= static_cast<uint32_t>(lanes[i].value != 0) << i;
+      if (kind != Kind::kSyncWarp) continue;
       for (unsigned k = 0; k < kWarpSize; ++k) met[k] = std::max(met[k], lanes[i].met[k]);
     }
-    const Kind kind = leader.kind;
     for (unsigned i = 0; i < count; ++i) {
       if (!(present >> i & 1)) continue;
       if (kind == Kind::kShuffle && (lanes[i].source >= kWarpSize || !(present >> lanes[i].source & 1))) {
