@@ -7,40 +7,46 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kMaxTensors = 4;
 
-struct Conversions {
-  const void* source[kMaxTensors];
-  void* target[kMaxTensors];
-  int64_t count[kMaxTensors];
-  ScalarType type[kMaxTensors];
+struct Conversion {
+  const void* source;
+  void* target;
+  int64_t count;
+  ScalarType type;
 };
 
 template <typename T, typename In>
-__device__ void convert_all(const void* source, void* target, int64_t count) {
-  const In* in = static_cast<const In*>(source);
-  T* out = static_cast<T*>(target);
+__device__ void convert_from(Conversion task) {
+  const In* in = static_cast<const In*>(task.source);
+  T* out = static_cast<T*>(task.target);
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; k < count; k += step) {
+  for (int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; k < task.count; k += step) {
     out[k] = static_cast<T>(in[k]);
   }
 }
 
-// Row y of the grid takes tensor y.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) convert_kernel(Conversions all) {
-  const unsigned tensor = blockIdx.y;
-  const void* source = all.source[tensor];
-  void* target = all.target[tensor];
-  const int64_t count = all.count[tensor];
-  switch (all.type[tensor]) {
+__device__ void convert_one(Conversion task) {
+  switch (task.type) {
     case ScalarType::Half:
-      return convert_all<T, torch::headeronly::Half>(source, target, count);
+      return convert_from<T, torch::headeronly::Half>(task);
     case ScalarType::BFloat16:
-      return convert_all<T, torch::headeronly::BFloat16>(source, target, count);
+      return convert_from<T, torch::headeronly::BFloat16>(task);
     case ScalarType::Float:
-      return convert_all<T, float>(source, target, count);
+      return convert_from<T, float>(task);
     default:
-      return convert_all<T, double>(source, target, count);
+      return convert_from<T, double>(task);
   }
+}
+
+// Row y of the grid takes tensor y. Parameters of their own, as indexing an array of them by a variable would copy it
+// to local memory.
+template <typename T>
+__global__ void __launch_bounds__(kThreads) convert_kernel(Conversion first, Conversion second, Conversion third,
+                                                           Conversion fourth) {
+  if (blockIdx.y == 0) convert_one<T>(first);
+  if (blockIdx.y == 1) convert_one<T>(second);
+  if (blockIdx.y == 2) convert_one<T>(third);
+  if (blockIdx.y == 3) convert_one<T>(fourth);
 }
 
 }  // namespace
@@ -48,7 +54,7 @@ __global__ void __launch_bounds__(kThreads) convert_kernel(Conversions all) {
 void Device::convert(const Tensor* const* tensors, std::optional<Tensor>* converted, size_t count,
                      ScalarType dtype) const {
   require(count <= kMaxTensors, "convert: too many tensors");
-  Conversions all{};
+  std::array<Conversion, kMaxTensors> all{};
   std::array<Tensor, kMaxTensors> sources;  // held until the launch
   unsigned used = 0;
   int64_t longest = 0;
@@ -59,10 +65,8 @@ void Device::convert(const Tensor* const* tensors, std::optional<Tensor>* conver
     if (source.scalar_type() == dtype) continue;
     accumulation_type("parameters", source.scalar_type());  // refuses what the kernel does not know
     converted[k] = torch::stable::new_empty(source, source.sizes(), dtype);
-    all.source[used] = source.const_data_ptr();
-    all.target[used] = converted[k]->mutable_data_ptr();
-    all.count[used] = source.numel();
-    all.type[used] = source.scalar_type();
+    all[used] = {source.const_data_ptr(), converted[k]->mutable_data_ptr(), source.numel(),
+                        source.scalar_type()};
     longest = std::max(longest, source.numel());
     sources[used++] = source;
   }
@@ -70,9 +74,11 @@ void Device::convert(const Tensor* const* tensors, std::optional<Tensor>* conver
   const int64_t blocks = std::min<int64_t>((longest + kThreads - 1) / kThreads, 4096);
   const dim3 grid(static_cast<unsigned>(blocks), used);
   if (dtype == ScalarType::Double) {
-    INDEED_LAUNCH(convert_kernel<double>, grid, dim3(kThreads), 0, stream_, all);
+    INDEED_LAUNCH(convert_kernel<double>, grid, dim3(kThreads), 0, stream_, all[0], all[1], all[2],
+                  all[3]);
   } else {
-    INDEED_LAUNCH(convert_kernel<float>, grid, dim3(kThreads), 0, stream_, all);
+    INDEED_LAUNCH(convert_kernel<float>, grid, dim3(kThreads), 0, stream_, all[0], all[1], all[2],
+                  all[3]);
   }
 }
 

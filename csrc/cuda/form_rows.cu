@@ -116,7 +116,7 @@ __device__ void form_row(const FormTask<In, T>& task, const PairView& pairs, int
 
 // Blocks [0, copied): copy a sample and index its rows. Further blocks: form a row each.
 template <typename In, typename T, int kLanes>
-__global__ void __launch_bounds__(kThreads) form_rows_kernel(FormTask<In, T> task, PairView pairs, RowIndex index) {
+__global__ void __launch_bounds__(kThreads, 4) form_rows_kernel(FormTask<In, T> task, PairView pairs, RowIndex index) {
   INDEED_SHARED(double, shared, kMaxWarps);
   const int64_t block = blockIdx.x;
   if (block >= task.copied) {

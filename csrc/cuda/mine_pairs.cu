@@ -133,7 +133,7 @@ __device__ int32_t cheapest_free(const MatchingTask& task, const MatchingState& 
 // so on until no free sample has a free neighbour. One block, because rounds need a barrier among all samples; a
 // sample looks again only when the neighbour it points at was taken, so all rounds together cost little more than
 // the first.
-__global__ void __launch_bounds__(kMatchingThreads) matching_kernel(MatchingTask task) {
+__global__ void __launch_bounds__(kMatchingThreads, 1) matching_kernel(MatchingTask task) {
   INDEED_DYNAMIC_SHARED(uint32_t, dynamic);
   INDEED_SHARED(uint32_t, progress, 1);
   uint32_t* memory = task.state != nullptr ? task.state : dynamic;
