@@ -37,7 +37,7 @@ def test_a_build_with_kernels_has_its_kernels() -> None:
     assert _extension.EXTENSION_ERROR is None
     assert "cpu" in available_backends()
     if _extension.BUILD_INFO.get("cuda"):
-        assert "cuda" in available_backends()
+        assert backends.missing_reasons().get("cuda") in (None, "torch finds no usable GPU")
 
 
 def test_the_reference_is_always_there_and_last() -> None:

@@ -7,6 +7,7 @@
 #include <array>
 #include <tuple>
 
+#include "cuda/launch.h"
 #include "cuda/rows.h"
 #include "loss_arguments.h"
 #include "matrix.h"

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "cuda/device.h"
+#include "cuda/index_rows.h"
 #include "cuda/lanes.h"
 #include "cuda/reduce.h"
 
@@ -86,7 +87,7 @@ __device__ void form_row(const FormTask<In, T>& task, const PairView& pairs, int
   const int64_t first = static_cast<int64_t>(threadIdx.x) * kLanes, step = static_cast<int64_t>(blockDim.x) * kLanes;
   T* identical = task.identical + row * task.width;
   T* disparate = task.disparate != nullptr ? task.disparate + row * task.width : nullptr;
-  if (!pairs.valid(row)) {
+  if (!is_valid(pairs, row)) {
     const Lanes<T, kLanes> zero{};
     for (int64_t k = first; k < task.width; k += step) {
       store_lanes(identical + k, zero);
@@ -95,8 +96,8 @@ __device__ void form_row(const FormTask<In, T>& task, const PairView& pairs, int
     if (threadIdx.x == 0) task.statistics[row] = MapStatistics<T>{};
     return;
   }
-  const In* source = task.features + pairs.source(row) * task.width;
-  const In* partner = task.features + pairs.partner(row) * task.width;
+  const In* source = task.features + source_of(pairs, row) * task.width;
+  const In* partner = task.features + partner_of(pairs, row) * task.width;
   MapStatistics<T> s{};
   if (task.width > 0) s = row_statistics<T, kLanes>(task, source, partner, shared);
   if (threadIdx.x == 0) task.statistics[row] = s;

@@ -1,5 +1,6 @@
 // The index of directed rows as a launch of its own.
 #include "cuda/device.h"
+#include "cuda/index_rows.h"
 
 namespace indeed::cuda {
 namespace {
