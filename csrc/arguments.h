@@ -57,6 +57,14 @@ inline ScalarType accumulation_type(const char* name, ScalarType dtype) {
   return dtype;
 }
 
+// The type rows of this width are computed in. The gradient through the map of a very narrow row cancels almost wholly
+// (at n = 1 to nothing) before it is scaled by 1 / range; in float32 what is left would be rounding. Double costs next
+// to nothing there.
+inline ScalarType computation_type(ScalarType accumulation, int64_t width) {
+  constexpr int64_t kNarrowWidth = 16;
+  return width < kNarrowWidth ? ScalarType::Double : accumulation;
+}
+
 inline Tensor empty_like_type(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
   return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(sizes.begin(), sizes.size()), dtype);
 }

@@ -6,7 +6,7 @@
 //               ∂W <- [G_O; G_I]ᵀ X,   [V; T] += [G_O; G_I] W
 //   ∂f <- V + what T sends through the maps
 //
-// Half types are computed in float32, a class block of the weight at a time.
+// Half types are computed in float32, very narrow rows in double, a class block of the weight at a time.
 #include "common/options.h"
 #include "cpu/row_kernels.h"
 #include "gemm.h"
@@ -240,10 +240,11 @@ class FusedLoss {
 
 template <typename T>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> evaluate(const Request& request, const DirectedRows& rows,
-                                                            const LossWeights& lam, ScalarType dtype) {
+                                                            const LossWeights& lam, ScalarType dtype,
+                                                            ScalarType loss_dtype) {
   FusedLoss<T> loss(request, rows, lam, dtype);
   loss.run();
-  auto [value, components] = finish_loss(loss.sums(), lam, request.reduction, request.features, dtype);
+  auto [value, components] = finish_loss(loss.sums(), lam, request.reduction, request.features, loss_dtype);
   auto [grad_features, grad_weight, grad_bias] = loss.gradients();
   return {value, components, grad_features, grad_weight, grad_bias};
 }
@@ -259,7 +260,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fused_indeed_loss(
   require(weight.dim() == 2, "weight: expected 2 dimensions, got ", weight.dim());
   const int64_t classes = weight.size(0);
   require_shape("weight", weight, {classes, width});
-  const ScalarType dtype = accumulation_type("features", features.scalar_type());
+  const ScalarType loss_dtype = accumulation_type("features", features.scalar_type());
+  const ScalarType dtype = computation_type(loss_dtype, width);
   require_dtype("weight", weight, features.scalar_type());
   if (bias.has_value()) require_shape("bias", *bias, {classes});
   if (pos_weight.has_value()) require_shape("pos_weight", *pos_weight, {classes});
@@ -276,8 +278,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fused_indeed_loss(
                         row_weight, static_cast<Norm>(norm) == Norm::kMinmax,
                         eps,        static_cast<Reduction>(reduction),
                         blocks,     gradients};
-  return dtype == ScalarType::Double ? evaluate<double>(request, rows, weights, dtype)
-                                     : evaluate<float>(request, rows, weights, dtype);
+  return dtype == ScalarType::Double ? evaluate<double>(request, rows, weights, dtype, loss_dtype)
+                                     : evaluate<float>(request, rows, weights, dtype, loss_dtype);
 }
 
 }  // namespace indeed

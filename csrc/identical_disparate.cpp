@@ -57,7 +57,8 @@ bool is_minmax(int64_t norm) { return static_cast<Norm>(norm) == Norm::kMinmax; 
 
 std::tuple<Tensor, Tensor> identical_disparate(Tensor features, Tensor pairs, int64_t norm, double eps) {
   require(features.dim() == 2, "features: expected 2 dimensions, got ", features.dim());
-  const ScalarType type = features.scalar_type(), dtype = accumulation_type("features", type);
+  const ScalarType type = features.scalar_type();
+  const ScalarType dtype = computation_type(accumulation_type("features", type), features.size(1));
   const DirectedRows rows(pairs, features.size(0));
   const Tensor wide = as_type(features, dtype);
   std::vector<MapStatistics<double>> double_statistics;
@@ -71,7 +72,8 @@ std::tuple<Tensor, Tensor> identical_disparate(Tensor features, Tensor pairs, in
 Tensor identical_disparate_backward(Tensor grad_identical, Tensor grad_disparate, Tensor features, Tensor pairs,
                                     int64_t norm, double eps) {
   require(features.dim() == 2, "features: expected 2 dimensions, got ", features.dim());
-  const ScalarType type = features.scalar_type(), dtype = accumulation_type("features", type);
+  const ScalarType type = features.scalar_type();
+  const ScalarType dtype = computation_type(accumulation_type("features", type), features.size(1));
   const DirectedRows rows(pairs, features.size(0));
   require_shape("grad_identical", grad_identical, {rows.count(), features.size(1)});
   require_shape("grad_disparate", grad_disparate, {rows.count(), features.size(1)});
