@@ -1,15 +1,16 @@
-// The whole loss, with gradients made in the forward, class block by class block:
+// The whole loss, with gradients made in the forward, class block by class block. X = [f; I] are the features of the
+// samples and the identical features of the rows; I and the gradients by X exist only a few rows or columns at a time.
 //
-//   X = [f; I]                                       [B + R, n], each original once, each identical feature once
-//   per block:  [O; Q] <- X Wᵀ                       [B + R, block], no [rows, C] matrix for large C
-//               loss, [G_O; G_I] <- cross-entropies, in place    (disparate logits are O - Q)
-//               ∂W <- [G_O; G_I]ᵀ X,   [V; T] += [G_O; G_I] W
-//   ∂f <- V + what T sends through the maps
+//   samples in parallel:  [O; Q] <- X Wᵀ                           [B + R, block], no [rows, C] matrix for large C
+//                         loss, [G_O; G_I] <- cross-entropies, in place    (disparate logits are O - Q)
+//   columns in parallel:  ∂W <- [G_O; G_I]ᵀ X
+//                         [V; T] += [G_O; G_I] W
+//                         ∂f <- V + what T sends through the maps, after the last block
 //
-// Half types are computed in float32, very narrow rows in double, a class block of the weight at a time.
+// Every sum has an order of its own that no number of threads changes. Half types are computed in float32, very narrow
+// rows in double, a class block of the weight at a time.
 #include "common/options.h"
-#include "cpu/row_kernels.h"
-#include "gemm.h"
+#include "cpu/fused_kernels.h"
 #include "loss_arguments.h"
 #include "operators.h"
 #include "parallel.h"
@@ -18,12 +19,16 @@
 namespace indeed {
 namespace {
 
-// Elements of the [B + R, block] logits buffer, and the fewest classes a block is cut down to.
-constexpr int64_t kBlockElements = int64_t{1} << 22;
+// Elements of the buffers a class block needs, logits, their gradients transposed and packed weight, and the fewest classes it is cut down to.
+constexpr int64_t kBlockElements = int64_t{1} << 23;
 constexpr int64_t kMinBlock = 128;
+// Samples that share one partial sum of the bias gradient, the unit of parallel work on samples.
+constexpr int64_t kChunk = 16;
+// Columns worked on at a time: the gradients by a strip of the stack stay in the second-level cache.
+constexpr int64_t kMaxStrip = 64;
 
-int64_t class_block(int64_t rows, int64_t classes) {
-  const int64_t fitting = kBlockElements / std::max<int64_t>(rows, 1) / kWordBits * kWordBits;
+int64_t class_block(int64_t rows, int64_t width, int64_t classes) {
+  const int64_t fitting = kBlockElements / std::max<int64_t>(2 * rows + width, 1) / kWordBits * kWordBits;
   return std::min(classes, std::max(fitting, kMinBlock));
 }
 
@@ -64,24 +69,31 @@ class FusedLoss {
         width_(request.features.size(1)),
         classes_(request.weight.size(0)),
         stacked_rows_(batch_ + (request.blocks != 0 ? rows.count() : 0)),
-        block_(class_block(stacked_rows_, classes_)),
+        block_(class_block(stacked_rows_, width_, classes_)),
+        chunks_((batch_ + kChunk - 1) / kChunk),
+        slots_(parallel_slots(4 * stacked_rows_ * width_ * std::min(classes_, block_) / kMultiplications)),
+        strip_(strip_width()),
+        strips_((width_ + strip_ - 1) / strip_),
+        features_(as_type(request.features, dtype)),
         bias_(optional_as(request.bias, dtype)),
         pos_weight_(optional_as(request.pos_weight, dtype)),
         row_weight_(optional_as(request.row_weight, dtype)),
         workspace_(workspace_bytes()),
-        sums_(rows.count()) {}
+        sums_(rows.count()),
+        statistics_(rows.count()) {}
 
   void run() {
-    stack_ = workspace_.take<T>(stacked_rows_ * width_);
     logits_ = workspace_.take<T>(stacked_rows_ * block_);
-    form_stack();
+    transposed_ = workspace_.take<T>(transposed_elements());
+    weight_panels_ = workspace_.take<T>(panels(block_) * kernels().panel_columns * width_);
+    bias_parts_ = workspace_.take<T>(bias_elements());
+    scratch_ = workspace_.take<T>(slots_ * scratch_elements());
+    stack_gradient_ = workspace_.take<T>(stack_gradient_elements());
     allocate_gradients();
-    if (batch_ > 0) {
-      for (int64_t first = 0; first < classes_; first += block_) {
-        class_block_step(first, std::min(block_, classes_ - first));
-      }
+    if (batch_ == 0) return;
+    for (int64_t first = 0; first < classes_; first += block_) {
+      class_block_step(first, std::min(block_, classes_ - first));
     }
-    if (wants(kGradFeatures) && has_rows()) map_backward();
   }
 
   const std::vector<cpu::RowSums>& sums() const { return sums_; }
@@ -95,67 +107,77 @@ class FusedLoss {
   }
 
  private:
+  // Work below which a thread is not worth waking.
+  static constexpr int64_t kMultiplications = 1 << 18;
+
+  static const cpu::FusedKernels<T>& kernels() { return cpu::fused_kernels<T>(); }
+
   // float16 gradients wait in float32: the loss scale that keeps them in range comes with the upstream gradient.
   static ScalarType waiting_dtype(ScalarType type) { return type == ScalarType::Half ? ScalarType::Float : type; }
 
-  bool wants(int64_t bit) const { return (request_.gradients & bit) != 0; }
-  bool has_rows() const { return stacked_rows_ > batch_; }
+  static T* data(const Tensor& tensor) { return static_cast<T*>(tensor.mutable_data_ptr()); }
 
-  // Whether [V; T] needs room beside ∂f: without rows there is only V, which is ∂f.
-  bool stacks_gradient() const { return wants(kGradFeatures) && has_rows(); }
-
-  size_t workspace_bytes() const {
-    const size_t stack = Workspace::bytes_of<T>(stacked_rows_ * width_);
-    return stack + Workspace::bytes_of<T>(stacked_rows_ * block_) + (stacks_gradient() ? stack : 0);
+  static int64_t panels(int64_t classes) {
+    return (classes + kernels().panel_columns - 1) / kernels().panel_columns;
   }
 
-  static T* data(const Tensor& tensor) { return static_cast<T*>(tensor.mutable_data_ptr()); }
-  Matrix matrix(T* data, int64_t rows, int64_t columns) const { return {data, rows, columns, columns, dtype_}; }
-  Matrix whole(const Tensor& tensor) const { return matrix(data(tensor), tensor.size(0), tensor.size(1)); }
-  Matrix stack() const { return matrix(stack_, stacked_rows_, width_); }
+  bool wants(int64_t bit) const { return (request_.gradients & bit) != 0; }
+  bool has_one_block() const { return block_ >= classes_; }
 
-  void form_stack() {
-    if (request_.features.scalar_type() == dtype_ && request_.features.is_contiguous()) {
-      const T* features = static_cast<const T*>(request_.features.const_data_ptr());
-      parallel_rows(batch_, width_, [&](int64_t begin, int64_t end) {
-        std::copy(features + begin * width_, features + end * width_, stack_ + begin * width_);
-      });
-    } else {
-      Tensor top = matrix(stack_, batch_, width_).view();
-      torch::stable::copy_(top, request_.features);
-    }
-    if (!has_rows()) return;
-    statistics_.resize(rows_.count);
-    parallel_rows(rows_.count, width_, [&](int64_t begin, int64_t end) {
-      cpu::row_kernels<T>().form_rows(stack_, width_, rows_, request_.minmax, request_.eps, begin, end,
-                                      stack_ + batch_ * width_, nullptr, statistics_.data());
-    });
+  // Narrower where there would be too few strips to go round.
+  int64_t strip_width() const {
+    int64_t strip = kMaxStrip;
+    while (strip > kernels().panel_columns && width_ < 2 * slots_ * strip) strip /= 2;
+    return strip;
+  }
+
+  int64_t transposed_elements() const { return wants(kGradWeight) ? stacked_rows_ * block_ : 0; }
+
+  int64_t bias_elements() const { return wants(kGradBias) ? chunks_ * block_ : 0; }
+
+  int64_t scratch_elements() const {
+    return std::max(kernels().sample_scratch_elements, kernels().strip_scratch_elements(strip_));
+  }
+
+  // [V; T]: one strip of it per thread, or all of them where the sum goes on with the next class block.
+  int64_t stack_gradient_elements() const {
+    return wants(kGradFeatures) ? (has_one_block() ? slots_ : strips_) * stacked_rows_ * strip_ : 0;
+  }
+
+  size_t workspace_bytes() const {
+    return Workspace::bytes_of<T>(stacked_rows_ * block_) + Workspace::bytes_of<T>(transposed_elements()) +
+           Workspace::bytes_of<T>(panels(block_) * kernels().panel_columns * width_) +
+           Workspace::bytes_of<T>(bias_elements()) + Workspace::bytes_of<T>(slots_ * scratch_elements()) +
+           Workspace::bytes_of<T>(stack_gradient_elements());
   }
 
   void allocate_gradients() {
-    if (wants(kGradFeatures)) {
-      grad_features_ = empty_like_type(request_.features, {batch_, width_}, dtype_);
-      stack_gradient_ = stacks_gradient() ? workspace_.take<T>(stacked_rows_ * width_) : data(grad_features_);
-      if (classes_ == 0) std::fill(stack_gradient_, stack_gradient_ + stacked_rows_ * width_, T(0));
-    }
-    if (wants(kGradWeight)) {
-      grad_weight_ = empty_like_type(request_.features, {classes_, width_}, waiting_dtype_);
-      if (batch_ == 0) torch::stable::zero_(grad_weight_);
-    }
-    if (wants(kGradBias)) {
-      grad_bias_ = empty_like_type(request_.features, {classes_}, dtype_);
-      torch::stable::zero_(grad_bias_);
-    }
+    const bool nothing_runs = batch_ == 0 || classes_ == 0;
+    const auto allocate = [&](std::initializer_list<int64_t> sizes, bool zero) {
+      Tensor tensor = empty_like_type(request_.features, sizes, dtype_);
+      if (zero) torch::stable::zero_(tensor);
+      return tensor;
+    };
+    if (wants(kGradFeatures)) grad_features_ = allocate({batch_, width_}, nothing_runs);
+    if (wants(kGradBias)) grad_bias_ = allocate({classes_}, nothing_runs);
+    if (!wants(kGradWeight)) return;
+    grad_weight_ = empty_like_type(request_.features, {classes_, width_}, waiting_dtype_);
+    if (nothing_runs) torch::stable::zero_(grad_weight_);
   }
 
   void class_block_step(int64_t first, int64_t count) {
     const Tensor weight = weight_block(first, count);
-    const Matrix logits = matrix(logits_, stacked_rows_, count);
-    gemm(logits, stack().view(), whole(weight).transposed(), false);
-    cross_entropies(first, count);
-    if (wants(kGradWeight)) weight_gradient(first, count, logits);
-    if (wants(kGradFeatures)) {
-      gemm(matrix(stack_gradient_, stacked_rows_, width_), logits.view(), whole(weight).view(), first > 0);
+    const bool converts = wants(kGradWeight) && waiting_dtype_ != dtype_;
+    const Tensor converted = converts ? empty_like_type(request_.features, {count, width_}, dtype_) : grad_weight_;
+    const cpu::FusedBlock<T> block = describe(weight, converted, first, count);
+    parallel(slots_, panels(count), [&](int64_t, int64_t begin, int64_t end) {
+      kernels().pack_weight(block, begin, end);
+    });
+    logits_and_losses(block);
+    if (block.bce.gradients) strips(block);
+    if (converts) {
+      Tensor target = torch::stable::narrow(grad_weight_, 0, first, count);
+      torch::stable::copy_(target, converted);
     }
   }
 
@@ -165,76 +187,93 @@ class FusedLoss {
     return as_type(torch::stable::narrow(const_cast<Tensor&>(request_.weight), 0, first, count), dtype_);
   }
 
-  void cross_entropies(int64_t first, int64_t count) {
-    cpu::BceBlock<T> block{};
-    block.first_class = first;
-    block.classes = block.stride = count;
-    block.original = logits_;
-    block.identical = logits_ + batch_ * count;
-    block.bias = optional_data<T>(bias_);
-    block.pos_weight = optional_data<T>(pos_weight_);
-    block.present = reinterpret_cast<const uint32_t*>(request_.present.const_data_ptr<int32_t>());
-    block.known = reinterpret_cast<const uint32_t*>(optional_data<int32_t>(request_.known));
-    block.words = request_.present.size(1);
-    block.blocks = request_.blocks;
-    block.lam_identical = static_cast<T>(lam_.identical);
-    block.lam_disparate = static_cast<T>(lam_.disparate);
-    block.row_weight = optional_data<T>(row_weight_);
-    block.scale = static_cast<T>(reduction_scale(request_.reduction, rows_.count));
-    block.gradients = request_.gradients != 0;
-    block.sums = sums_.data();
+  cpu::FusedBlock<T> describe(const Tensor& weight, const Tensor& grad_weight, int64_t first, int64_t count) {
+    cpu::FusedBlock<T> block{};
+    block.features = data(features_);
+    block.batch = batch_;
+    block.width = width_;
+    block.stacked = stacked_rows_;
+    block.transposed = transposed_;
+    block.weight = data(weight);
+    block.weight_panels = weight_panels_;
+    block.minmax = request_.minmax;
+    block.eps = request_.eps;
+    block.statistics = statistics_.data();
+    block.first = first == 0;
+    block.last = first + count == classes_;
+    if (wants(kGradWeight)) {
+      block.grad_weight = data(grad_weight) + (grad_weight.size(0) == count ? 0 : first * width_);
+    }
+    if (wants(kGradFeatures)) block.grad_features = data(grad_features_);
 
-    // The bias gradient is summed per chunk of samples, then over chunks, so that its bits do not depend on threads.
-    const int64_t chunks = (batch_ + kBiasChunk - 1) / kBiasChunk;
-    std::vector<T> partial(wants(kGradBias) ? chunks * count : 0, T(0));
-    parallel_rows(chunks, kBiasChunk * count, [&](int64_t begin, int64_t end) {
+    cpu::BceBlock<T>& bce = block.bce;
+    bce.first_class = first;
+    bce.classes = bce.stride = count;
+    bce.original = logits_;
+    bce.identical = logits_ + batch_ * count;
+    bce.bias = optional_data<T>(bias_);
+    bce.pos_weight = optional_data<T>(pos_weight_);
+    bce.present = reinterpret_cast<const uint32_t*>(request_.present.const_data_ptr<int32_t>());
+    bce.known = reinterpret_cast<const uint32_t*>(optional_data<int32_t>(request_.known));
+    bce.words = request_.present.size(1);
+    bce.blocks = request_.blocks;
+    bce.lam_identical = static_cast<T>(lam_.identical);
+    bce.lam_disparate = static_cast<T>(lam_.disparate);
+    bce.row_weight = optional_data<T>(row_weight_);
+    bce.scale = static_cast<T>(reduction_scale(request_.reduction, rows_.count));
+    bce.gradients = request_.gradients != 0;
+    bce.sums = sums_.data();
+    return block;
+  }
+
+  void logits_and_losses(const cpu::FusedBlock<T>& block) {
+    const int64_t count = block.bce.classes;
+    parallel(slots_, chunks_, [&](int64_t slot, int64_t begin, int64_t end) {
+      kernels().logits(block, rows_, begin * kChunk, std::min(batch_, end * kChunk), scratch(slot));
       for (int64_t chunk = begin; chunk < end; ++chunk) {
-        T* sum = partial.empty() ? nullptr : partial.data() + chunk * count;
-        const int64_t last = std::min(batch_, (chunk + 1) * kBiasChunk);
-        cpu::row_kernels<T>().bce_block(block, rows_, chunk * kBiasChunk, last, sum);
+        T* sum = wants(kGradBias) ? bias_parts_ + chunk * count : nullptr;
+        if (sum != nullptr) std::fill(sum, sum + count, T(0));
+        const int64_t last = std::min(batch_, (chunk + 1) * kChunk);
+        cpu::row_kernels<T>().bce_block(block.bce, rows_, chunk * kChunk, last, sum);
+        if (wants(kGradWeight)) kernels().transpose_gradients(block, rows_, chunk * kChunk, last);
       }
     });
     if (!wants(kGradBias)) return;
-    T* bias = data(grad_bias_) + first;
-    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-      for (int64_t c = 0; c < count; ++c) bias[c] += partial[chunk * count + c];
+    T* bias = data(grad_bias_) + block.bce.first_class;
+    std::copy(bias_parts_, bias_parts_ + count, bias);
+    for (int64_t chunk = 1; chunk < chunks_; ++chunk) {
+      for (int64_t c = 0; c < count; ++c) bias[c] += bias_parts_[chunk * count + c];
     }
   }
 
-  void weight_gradient(int64_t first, int64_t count, const Matrix& effective) {
-    if (waiting_dtype_ == dtype_) {
-      gemm(matrix(data(grad_weight_) + first * width_, count, width_), effective.transposed(), stack().view(), false);
-      return;
-    }
-    const Tensor block = empty_like_type(request_.features, {count, width_}, dtype_);
-    gemm(whole(block), effective.transposed(), stack().view(), false);
-    Tensor target = torch::stable::narrow(grad_weight_, 0, first, count);
-    torch::stable::copy_(target, block);
-  }
-
-  void map_backward() {
-    const cpu::MapBackward<T> task{width_,          request_.minmax, stack_,
-                                   stack_gradient_ + batch_ * width_, stack_gradient_,
-                                   nullptr,         statistics_.data(), sums_.data(), data(grad_features_)};
-    parallel_rows(batch_, width_, [&](int64_t begin, int64_t end) {
-      cpu::row_kernels<T>().map_backward(task, rows_, begin, end);
+  void strips(const cpu::FusedBlock<T>& block) {
+    parallel(slots_, strips_, [&](int64_t slot, int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; ++k) {
+        T* stack_gradient = stack_gradient_ + (has_one_block() ? slot : k) * stacked_rows_ * strip_;
+        kernels().gradients(block, rows_, k * strip_, std::min(width_, (k + 1) * strip_), strip_, stack_gradient,
+                            scratch(slot));
+      }
     });
   }
 
-  static constexpr int64_t kBiasChunk = 16;
+  T* scratch(int64_t slot) const { return scratch_ + slot * scratch_elements(); }
 
   const Request& request_;
   const RowView rows_;
   const LossWeights& lam_;
   const ScalarType dtype_, waiting_dtype_;
-  const int64_t batch_, width_, classes_, stacked_rows_, block_;
+  const int64_t batch_, width_, classes_, stacked_rows_, block_, chunks_, slots_, strip_, strips_;
+  const Tensor features_;
   const std::optional<Tensor> bias_, pos_weight_, row_weight_;
   Workspace workspace_;
   std::vector<cpu::RowSums> sums_;
   std::vector<MapStatistics<T>> statistics_;
-  T* stack_ = nullptr;           // X = [f; I], [B + R, n]
   T* logits_ = nullptr;          // [O; Q], then [G_O; G_I], [B + R, block]
-  T* stack_gradient_ = nullptr;  // [V; T], [B + R, n]
+  T* transposed_ = nullptr;      // [G_O; G_I]ᵀ, [block, B + R]
+  T* weight_panels_ = nullptr;   // Wᵀ of the block, packed
+  T* bias_parts_ = nullptr;      // [chunks, block]
+  T* scratch_ = nullptr;         // one piece per thread
+  T* stack_gradient_ = nullptr;  // strips of [V; T]
   Tensor grad_features_, grad_weight_, grad_bias_;
 };
 
@@ -263,7 +302,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fused_indeed_loss(
   const ScalarType loss_dtype = accumulation_type("features", features.scalar_type());
   const ScalarType dtype = computation_type(loss_dtype, width);
   require_dtype("weight", weight, features.scalar_type());
-  if (bias.has_value()) require_shape("bias", *bias, {classes});
+  if (bias.has_value()) {
+    require_shape("bias", *bias, {classes});
+    require_dtype("bias", *bias, features.scalar_type());
+  }
   if (pos_weight.has_value()) require_shape("pos_weight", *pos_weight, {classes});
   require_label_words(present, known, batch, classes);
   const DirectedRows rows(pairs, batch);
@@ -272,6 +314,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fused_indeed_loss(
   require(bias.has_value() || (gradients & kGradBias) == 0, "gradients: there is no bias to differentiate");
 
   present = dense(present);
+  require_no_stray_bits(present, classes);
   if (known.has_value()) known = dense(*known);
   const Request request{features,   weight, bias,
                         present,    known,  pos_weight,

@@ -42,6 +42,8 @@ Tensor backward(const Tensor& grad_identical, const Tensor& grad_disparate, cons
                                  map_gradient.const_data_ptr<T>(),
                                  nullptr,
                                  grad_disparate.const_data_ptr<T>(),
+                                 width,
+                                 width,
                                  statistics.data(),
                                  sums.data(),
                                  gradient.mutable_data_ptr<T>()};

@@ -8,6 +8,17 @@
 
 namespace indeed {
 
+// No bit beyond class C is set.
+inline void require_no_stray_bits(const Tensor& present, int64_t classes) {
+  const int64_t words = present.size(1), used = classes % kWordBits;
+  if (used == 0) return;
+  const int32_t* word = present.const_data_ptr<int32_t>();
+  for (int64_t i = 0; i < present.size(0); ++i) {
+    require((static_cast<uint32_t>(word[i * words + words - 1]) >> used) == 0,
+            "labels: packed words have bits set beyond class ", classes - 1);
+  }
+}
+
 // present, known: int32 [B, ceil(C / 32)].
 inline void require_label_words(const Tensor& present, const std::optional<Tensor>& known, int64_t batch,
                                 int64_t classes) {

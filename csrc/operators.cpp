@@ -21,6 +21,10 @@ STABLE_TORCH_LIBRARY(indeed_ext, m) {
       "fused_indeed_loss(Tensor features, Tensor weight, Tensor? bias, Tensor present, Tensor? known, Tensor pairs, "
       "Tensor lam, Tensor? pos_weight, Tensor? row_weight, int norm, float eps, int reduction, int blocks, "
       "int gradients) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "indeed_loss(Tensor features, Tensor weight, Tensor? bias, Tensor labels, Tensor? known, bool packed, "
+      "Tensor? pairs, Tensor? seed, Tensor lam, Tensor? pos_weight, int strategy, int norm, float eps, int reduction, "
+      "int blocks, int gradients) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(indeed_ext, CPU, m) {
@@ -31,4 +35,5 @@ STABLE_TORCH_LIBRARY_IMPL(indeed_ext, CPU, m) {
   m.impl("six_way_bce", TORCH_BOX(&indeed::six_way_bce));
   m.impl("six_way_bce_backward", TORCH_BOX(&indeed::six_way_bce_backward));
   m.impl("fused_indeed_loss", TORCH_BOX(&indeed::fused_indeed_loss));
+  m.impl("indeed_loss", TORCH_BOX(&indeed::indeed_loss));
 }

@@ -36,4 +36,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> fused_indeed_loss(
     Tensor pairs, Tensor lam, std::optional<Tensor> pos_weight, std::optional<Tensor> row_weight, int64_t norm,
     double eps, int64_t reduction, int64_t blocks, int64_t gradients);
 
+// The same from labels [B, C], or their words where `packed`; pairs are mined where none are given.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> indeed_loss(
+    Tensor features, Tensor weight, std::optional<Tensor> bias, Tensor labels, std::optional<Tensor> known, bool packed,
+    std::optional<Tensor> pairs, std::optional<Tensor> seed, Tensor lam, std::optional<Tensor> pos_weight,
+    int64_t strategy, int64_t norm, double eps, int64_t reduction, int64_t blocks, int64_t gradients);
+
 }  // namespace indeed

@@ -21,4 +21,25 @@ void parallel_rows(int64_t count, int64_t cost, const Body& body) {
   }
 }
 
+// How many threads to spread `work` over, in units a thread is worth waking for.
+inline int64_t parallel_slots(int64_t work) {
+  return std::clamp<int64_t>(work, 1, torch::stable::get_num_threads());
+}
+
+// Cuts [0, count) into one part per slot: body(slot, begin, end), a slot being run by one thread at a time.
+template <typename Body>
+void parallel(int64_t slots, int64_t count, const Body& body) {
+  const auto part = [&](int64_t begin, int64_t end) {
+    for (int64_t slot = begin; slot < end; ++slot) {
+      const int64_t from = count * slot / slots, to = count * (slot + 1) / slots;
+      if (from < to) body(slot, from, to);
+    }
+  };
+  if (slots == 1) {
+    part(0, 1);
+  } else {
+    torch::stable::parallel_for(0, slots, 1, part);
+  }
+}
+
 }  // namespace indeed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from . import reference
 from .backends import select
 from .constants import DISPARATE_BLOCK, IDENTICAL_BLOCK, NORMS, REDUCTIONS, STRATEGIES
-from .operators import FusedINDeeDLoss, IdenticalDisparate, SixWayBCE
+from .operators import FusedINDeeDLoss, IdenticalDisparate, SixWayBCE, label_words
 from .validation import (
     Labels,
     check_eps,
@@ -245,6 +245,41 @@ def fused_indeed_loss(
         RuntimeError: on differentiating twice; the ``"reference"`` backend can.
     """
     features, weight, bias = _autocast(features, weight, bias)
+    arguments = (features, weight, labels, bias, pairs, strategy, norm, lam, eps, reduction, pos_weight)
+    operators = select(backend, features.device if isinstance(features, Tensor) else torch.device("cpu"))
+    refusal = None
+    if operators is not None and not torch.compiler.is_compiling():
+        try:
+            result = _compiled_loss(operators, *arguments, seed, generator)
+            return result if return_components else result[0]
+        except _REFUSALS as error:
+            refusal = error
+    # The operators refuse whatever is wrong, but only here is it said in the terms of this function.
+    _check_loss_arguments(*arguments)
+    if refusal is not None:
+        raise refusal
+    evaluate = _reference_loss if operators is None else partial(_compiled_loss, operators)
+    result = evaluate(*arguments, seed, generator)
+    return result if return_components else result[0]
+
+
+#: What operators and the preparation of their arguments raise.
+_REFUSALS = (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+
+
+def _check_loss_arguments(
+    features: Tensor,
+    weight: Tensor,
+    labels: Labels,
+    bias: Tensor | None,
+    pairs: Tensor | None,
+    strategy: str,
+    norm: str,
+    lam: Lam,
+    eps: float,
+    reduction: str,
+    pos_weight: Tensor | None,
+) -> None:
     check_float("features", features, 2)
     check_float("weight", weight, 2)
     batch, width = features.shape
@@ -259,38 +294,77 @@ def fused_indeed_loss(
     check_labels(labels, num_classes, batch)
     check_same("labels", labels[0] if isinstance(labels, tuple) else labels, "features", features, dtype=False)
     if pairs is not None:
-        pairs = check_pairs(pairs, batch, "features", features)
-    strategy_code = choice("strategy", strategy, STRATEGIES)
-    check_strategy_fits(strategy_code, batch)
-    norm_code = choice("norm", norm, NORMS)
-    lams = check_lam(lam)
-    eps = check_eps(eps)
-    reduction_code = choice("reduction", reduction, REDUCTIONS)
+        check_pairs(pairs, batch, "features", features)
+    check_strategy_fits(choice("strategy", strategy, STRATEGIES), batch)
+    choice("norm", norm, NORMS)
+    check_lam(lam)
+    check_eps(eps)
+    choice("reduction", reduction, REDUCTIONS)
     check_pos_weight(pos_weight, num_classes, "features", features)
-    operators = select(backend, features.device)
+
+
+def _compiled_loss(
+    operators: Any,
+    features: Tensor,
+    weight: Tensor,
+    labels: Labels,
+    bias: Tensor | None,
+    pairs: Tensor | None,
+    strategy: str,
+    norm: str,
+    lam: Lam,
+    eps: float,
+    reduction: str,
+    pos_weight: Tensor | None,
+    seed: int | Tensor | None,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """(loss, components); checks here are those the operators cannot make."""
+    batch, num_classes = features.shape[0], weight.shape[0]
+    packed = is_packed(labels, num_classes)
+    present, known = labels if isinstance(labels, tuple) else (labels, None)
+    strategy_code = STRATEGIES[strategy]
+    if pairs is None:
+        check_strategy_fits(strategy_code, batch)
+        seed = _seed_tensor(seed, generator, features.device)
+    else:
+        pairs, seed = check_pairs(pairs, batch, "features", features), None
+    lam_tensor, blocks = _lam_tensor(check_lam(lam), features.device)
+    if pos_weight is not None:
+        check_pos_weight(pos_weight, num_classes, "features", features)
+    settings = (strategy_code, NORMS[norm], check_eps(eps), REDUCTIONS[reduction], blocks)
+    rest = (present, known, packed, pairs, seed, lam_tensor, pos_weight, *settings)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (features, weight, bias)):
+        return FusedINDeeDLoss.apply(operators, features, weight, bias, *rest)
+    loss, components, *_ = operators.indeed_loss(features, weight, bias, *rest, 0)
+    return loss, components
+
+
+def _reference_loss(
+    features: Tensor,
+    weight: Tensor,
+    labels: Labels,
+    bias: Tensor | None,
+    pairs: Tensor | None,
+    strategy: str,
+    norm: str,
+    lam: Lam,
+    eps: float,
+    reduction: str,
+    pos_weight: Tensor | None,
+    seed: int | Tensor | None,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    plain = _plain_labels(labels, weight.shape[0])
     if pairs is None:
         seed = _seed_tensor(seed, generator, features.device)
-
-    if operators is None:
-        plain = _plain_labels(labels, num_classes)
-        if pairs is not None:
-            _check_pair_values(pairs, batch)
-        return reference.fused_indeed_loss(
-            features, weight, plain, bias=bias, pairs=pairs, strategy=strategy, norm=norm, lam=lams, eps=eps,
-            reduction=reduction, pos_weight=pos_weight, seed=seed, return_components=return_components,
-        )  # fmt: skip
-
-    present, known = _label_words(operators, labels, num_classes)
-    if pairs is None:
-        pairs = operators.mine_pairs(present, seed, strategy_code)
-    lam_tensor, blocks = _lam_tensor(lams, features.device)
-    rest = (present, known, pairs, lam_tensor, pos_weight, norm_code, eps, reduction_code, blocks)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (features, weight, bias)):
-        loss, components = FusedINDeeDLoss.apply(operators, features, weight, bias, *rest)
     else:
-        rows = (features, weight, bias, present, known, pairs, lam_tensor, pos_weight, None)
-        loss, components, *_ = operators.fused_indeed_loss(*rows, norm_code, eps, reduction_code, blocks, 0)
-    return (loss, components) if return_components else loss
+        pairs = pairs.to(torch.int64)
+        _check_pair_values(pairs, features.shape[0])
+    return reference.fused_indeed_loss(
+        features, weight, plain, bias=bias, pairs=pairs, strategy=strategy, norm=norm, lam=check_lam(lam), eps=eps,
+        reduction=reduction, pos_weight=pos_weight, seed=seed, return_components=True,
+    )  # fmt: skip
 
 
 # --------------------------------------------------------------------- preparation
@@ -324,12 +398,11 @@ def _pack(operators: Any | None, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def _label_words(operators: Any, labels: Labels, num_classes: int) -> tuple[Tensor, Tensor | None]:
     """Present bits, and known bits where some class may be unknown."""
-    if not is_packed(labels, num_classes):
-        present, known = operators.pack_labels(labels)
-        return present, None if labels.dtype in (torch.bool, torch.uint8) else known
+    packed = is_packed(labels, num_classes)
     present, known = labels if isinstance(labels, tuple) else (labels, None)
-    check_stray_bits(present, num_classes)
-    return present, known
+    if packed:
+        check_stray_bits(present, num_classes)
+    return label_words(operators, present, known, packed)
 
 
 def _plain_labels(labels: Labels, num_classes: int) -> Tensor:

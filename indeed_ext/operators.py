@@ -107,6 +107,24 @@ def _fused_indeed_loss(
     return *_loss_and_components(features, pairs, reduction), *grads
 
 
+def _indeed_loss(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    known: Tensor | None,
+    packed: bool,
+    pairs: Tensor | None,
+    seed: Tensor | None,
+    lam: Tensor,
+    pos_weight: Tensor | None,
+    strategy: int,
+    *rest: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    rows = labels[:, 0] if pairs is None else pairs
+    return _fused_indeed_loss(features, weight, bias, labels, known, rows, lam, pos_weight, None, *rest)
+
+
 _FAKES = {
     "pack_labels": _pack_labels,
     "mine_pairs": _mine_pairs,
@@ -115,6 +133,7 @@ _FAKES = {
     "six_way_bce": _six_way_bce,
     "six_way_bce_backward": _six_way_bce_backward,
     "fused_indeed_loss": _fused_indeed_loss,
+    "indeed_loss": _indeed_loss,
 }
 
 
@@ -147,6 +166,14 @@ _keep_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", 
 def _graph_is_kept() -> bool:
     """Whether this backward may be run again, so that saved gradients must survive it."""
     return torch.compiler.is_compiling() or _keep_graph is None or _keep_graph()
+
+
+def label_words(operators: Any, labels: Tensor, known: Tensor | None, packed: bool) -> tuple[Tensor, Tensor | None]:
+    """(present, known) bits; known is None where no class can be unknown."""
+    if packed:
+        return labels, known
+    present, known = operators.pack_labels(labels)
+    return present, None if labels.dtype in (torch.bool, torch.uint8) else known
 
 
 class IdenticalDisparate(torch.autograd.Function):
@@ -196,18 +223,22 @@ class FusedINDeeDLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, operators: Any, features: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any):
-        present, known, pairs, lam, pos_weight, norm, eps, reduction, blocks = rest
         needed = ctx.needs_input_grad[1:4]
-        wanted = sum(bit for bit, need in zip((GRAD_FEATURES, GRAD_WEIGHT, GRAD_BIAS), needed, strict=True) if need)
-        ctx.operators, ctx.reduction, ctx.wanted, ctx.dtype = operators, reduction, wanted, features.dtype
-        rows = (features, weight, bias, present, known, pairs, lam, pos_weight)
-        settings = (norm, eps, reduction, blocks)
+        wanted = GRAD_FEATURES * needed[0] + GRAD_WEIGHT * needed[1] + GRAD_BIAS * needed[2]
+        ctx.operators, ctx.wanted, ctx.dtype = operators, wanted, features.dtype
+        labels, known, packed, pairs, seed, lam, pos_weight, strategy, norm, eps, reduction, blocks = rest
+        ctx.reduction = reduction
         if reduction == NONE:
-            loss, components, *_ = operators.fused_indeed_loss(*rows, None, *settings, 0)
+            # The backward evaluates the rows again, with the upstream gradient as their weights.
+            present, known = label_words(operators, labels, known, packed)
+            if pairs is None:
+                pairs = operators.mine_pairs(present, seed, strategy)
+            rows = (features, weight, bias, present, known, pairs, lam, pos_weight)
+            loss, components, *_ = operators.fused_indeed_loss(*rows, None, norm, eps, reduction, blocks, 0)
             ctx.save_for_backward(*rows)
             ctx.settings = (norm, eps, SUM, blocks)
         else:
-            loss, components, *gradients = operators.fused_indeed_loss(*rows, None, *settings, wanted)
+            loss, components, *gradients = operators.indeed_loss(features, weight, bias, *rest, wanted)
             ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(components)
         ctx.set_materialize_grads(False)
@@ -216,7 +247,7 @@ class FusedINDeeDLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor | None, _: None):
         if grad_loss is None:
-            return (None,) * 13
+            return (None,) * 16
         with torch.no_grad():
             if ctx.reduction == NONE:
                 _, _, *gradients = ctx.operators.fused_indeed_loss(
@@ -226,7 +257,7 @@ class FusedINDeeDLoss(torch.autograd.Function):
             else:
                 gradients = _scaled(ctx.saved_tensors, grad_loss, ctx.dtype)
         gradients = tuple(g if need else None for g, need in zip(gradients, ctx.needs_input_grad[1:4], strict=True))
-        return None, *_refuse_second_derivatives(gradients), *(None,) * 9
+        return None, *_refuse_second_derivatives(gradients), *(None,) * 12
 
 
 def _scaled(saved: tuple[Tensor, ...], scale: Tensor, dtype: torch.dtype) -> list[Tensor]:

@@ -1,5 +1,6 @@
 #include <atomic>
 #include <cstring>
+#include <type_traits>
 
 #include "common/options.h"
 #include "operators.h"
@@ -12,8 +13,9 @@ struct WordBits {
   uint32_t positive, zero, unknown;
 };
 
+// One label at a time, for words that hold unknown or invalid ones, and for the last of a row.
 template <typename T>
-WordBits classify(const T* labels, int64_t count) {
+WordBits classify_each(const T* labels, int64_t count) {
   WordBits bits{0, 0, 0};
   for (int64_t l = 0; l < count; ++l) {
     const float value = static_cast<float>(labels[l]);
@@ -24,19 +26,44 @@ WordBits classify(const T* labels, int64_t count) {
   return bits;
 }
 
-// Bytes that are 0 or 1, eight at a time: the product moves bit 0 of byte k to bit 56 + k.
-WordBits classify(const uint8_t* labels, int64_t count) {
-  WordBits bits{0, 0, 0};
-  for (int64_t l = 0; l < count; l += 8) {
-    uint64_t bytes = 0;
-    std::memcpy(&bytes, labels + l, std::min<int64_t>(8, count - l));
-    const uint64_t other = bytes & 0xFEFEFEFEFEFEFEFEu;
-    if (other != 0) [[unlikely]]
-      return classify<uint8_t>(labels, count);
-    bits.positive |= static_cast<uint32_t>((bytes * 0x0102040810204080u) >> 56) << l;
+// Bytes that are 0 or 1 to bits, eight at a time: the product moves bit 0 of byte k to bit 56 + k.
+uint32_t gather_bits(const uint8_t* bytes) {
+  uint32_t bits = 0;
+  for (int64_t l = 0; l < kWordBits; l += 8) {
+    uint64_t eight;
+    std::memcpy(&eight, bytes + l, sizeof(eight));
+    bits |= static_cast<uint32_t>((eight * 0x0102040810204080u) >> 56) << l;
   }
-  bits.zero = ~bits.positive;
   return bits;
+}
+
+// An unsigned integer as wide as T, whose bits are compared in place of values: all but the sign of a zero is the same.
+template <typename T>
+using BitsOf = std::conditional_t<sizeof(T) == 1, uint8_t,
+                                  std::conditional_t<sizeof(T) == 2, uint16_t,
+                                                     std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>>>;
+
+template <typename T>
+constexpr bool kHasSignedZero = !std::is_integral_v<T>;
+
+// A whole word of labels, in a loop that compilers vectorise.
+template <typename T>
+WordBits classify_word(const T* labels) {
+  using Bits = BitsOf<T>;
+  const T one_value = static_cast<T>(1.0f);
+  Bits one, label[kWordBits], odd = 0;
+  std::memcpy(&one, &one_value, sizeof(one));
+  std::memcpy(label, labels, sizeof(label));
+  uint8_t positive[kWordBits];
+  for (int64_t l = 0; l < kWordBits; ++l) {
+    positive[l] = label[l] == one;
+    // Zero for 0 and 1.
+    odd |= static_cast<Bits>(kHasSignedZero<T> ? label[l] << 1 : label[l]) * static_cast<Bits>(label[l] != one);
+  }
+  if (odd != 0) [[unlikely]]
+    return classify_each(labels, kWordBits);
+  const uint32_t bits = gather_bits(positive);
+  return {bits, ~bits, 0};
 }
 
 template <typename T>
@@ -50,7 +77,8 @@ void pack(const Tensor& labels, int32_t* present, int32_t* known) {
       for (int64_t w = 0; w < words; ++w) {
         const T* word = data + i * classes + w * kWordBits;
         const int64_t count = std::min(kWordBits, classes - w * kWordBits);
-        const auto [positive, zero, unknown] = classify(word, count);
+        const auto [positive, zero, unknown] =
+            count == kWordBits ? classify_word(word) : classify_each(word, count);
         const uint32_t used = count == kWordBits ? 0xFFFFFFFFu : (1u << count) - 1u;
         const uint32_t invalid_bits = used & ~(positive | zero | unknown);
         if (invalid_bits != 0) invalid = i * classes + w * kWordBits + __builtin_ctz(invalid_bits);

@@ -43,15 +43,16 @@ struct SixWayLogits {
 // grad_features of samples: base, plus what flows through the maps of their own and incoming rows.
 template <typename T>
 struct MapBackward {
-  int64_t width;
+  int64_t width;  // columns to work on; the matrices may have more
   bool minmax;
-  const T* features;      // [B, n]
-  const T* map_gradient;  // T, [R, n]
-  const T* base;          // [B, n], or null for zero
-  const T* direct;        // [R, n] added to the source of each row, or null
+  const T* features;        // [B, width], rows feature_stride apart
+  const T* map_gradient;    // T, [R, width], rows gradient_stride apart
+  const T* base;            // [B, width], rows gradient_stride apart, or null for zero
+  const T* direct;          // [R, width], rows gradient_stride apart, added to the source of each row, or null
+  int64_t feature_stride, gradient_stride;
   const MapStatistics<T>* statistics;
   const RowSums* sums;
-  T* grad_features;  // [B, n]
+  T* grad_features;  // [B, width], rows feature_stride apart
 };
 
 template <typename T>

@@ -37,6 +37,13 @@ MapStatistics<T> row_statistics(const T* __restrict source, const T* __restrict 
   return minmax_statistics(low, high, static_cast<int64_t>(low_count), static_cast<int64_t>(high_count), eps);
 }
 
+// m f of one row.
+template <typename T>
+inline void form_identical(const T* __restrict source, const T* __restrict partner, int64_t width, MapStatistics<T> s,
+                           T* __restrict out) {
+  for (int64_t k = 0; k < width; ++k) out[k] = map_value(source[k] * partner[k], s) * source[k];
+}
+
 template <typename T>
 void form_rows(const T* features, int64_t width, const RowView& rows, bool minmax, double eps, int64_t begin,
                int64_t end, T* identical, T* disparate, MapStatistics<T>* statistics) {
@@ -46,7 +53,7 @@ void form_rows(const T* features, int64_t width, const RowView& rows, bool minma
     const MapStatistics<T> s = row_statistics(source, partner, width, minmax, eps);
     statistics[row] = s;
     T* __restrict out = identical + row * width;
-    for (int64_t k = 0; k < width; ++k) out[k] = map_value(source[k] * partner[k], s) * source[k];
+    form_identical(source, partner, width, s, out);
     if (disparate != nullptr) {
       T* __restrict rest = disparate + row * width;
       for (int64_t k = 0; k < width; ++k) rest[k] = source[k] - out[k];
@@ -262,26 +269,26 @@ void map_backward_norm(const MapBackward<T>& b, const RowView& rows, int64_t beg
                      static_cast<T>(b.sums[row].dot_disparate));
   };
   for (int64_t sample = begin; sample < end; ++sample) {
-    const T* f = b.features + sample * width;
-    T* out = b.grad_features + sample * width;
-    const T* start = b.base != nullptr ? b.base + sample * width : nullptr;
+    const T* f = b.features + sample * b.feature_stride;
+    T* out = b.grad_features + sample * b.feature_stride;
+    const T* start = b.base != nullptr ? b.base + sample * b.gradient_stride : nullptr;
     for (int64_t k = rows.own_begin[sample]; k < rows.own_begin[sample + 1]; ++k) {
       const int64_t row = rows.own[k], twin = rows.twin[row];
-      const T* partner = b.features + rows.partner[row] * width;
-      const T* t = b.map_gradient + row * width;
+      const T* partner = b.features + rows.partner[row] * b.feature_stride;
+      const T* t = b.map_gradient + row * b.gradient_stride;
       if (start == nullptr) {
         std::fill(out, out + width, T(0));
         start = out;
       }
       if (twin >= 0) {
-        own_gradient<T, kMinmax, true>(f, partner, t, b.map_gradient + twin * width, width, b.statistics[row],
+        own_gradient<T, kMinmax, true>(f, partner, t, b.map_gradient + twin * b.gradient_stride, width, b.statistics[row],
                                        slope_of(row) + slope_of(twin), start, out);
       } else {
         own_gradient<T, kMinmax, false>(f, partner, t, nullptr, width, b.statistics[row], slope_of(row), start, out);
       }
       start = out;
       if (b.direct != nullptr) {
-        const T* added = b.direct + row * width;
+        const T* added = b.direct + row * b.gradient_stride;
         for (int64_t j = 0; j < width; ++j) out[j] += added[j];
       }
     }
@@ -290,7 +297,7 @@ void map_backward_norm(const MapBackward<T>& b, const RowView& rows, int64_t beg
     for (int64_t k = rows.incoming_begin[sample]; k < rows.incoming_begin[sample + 1]; ++k) {
       const int64_t row = rows.incoming[k];
       if (rows.twin[row] >= 0) continue;  // its twin, an own row, carried it
-      incoming_gradient<T, kMinmax>(b.features + rows.source[row] * width, f, b.map_gradient + row * width, width,
+      incoming_gradient<T, kMinmax>(b.features + rows.source[row] * b.feature_stride, f, b.map_gradient + row * b.gradient_stride, width,
                                     b.statistics[row], slope_of(row), out);
     }
   }

@@ -1,9 +1,9 @@
-// The row kernels compiled for AVX2 and FMA. Standard and torch headers come first, so that no function they
+// The kernels compiled for AVX2 and FMA. Standard and torch headers come first, so that no function they
 // define is compiled for a machine that may lack the instructions.
 #include <algorithm>
 #include <cmath>
 
-#include "cpu/row_kernels_variants.h"
+#include "cpu/kernel_variants.h"
 
 #if defined(INDEED_HAS_AVX2_VARIANT)
 
@@ -16,13 +16,19 @@
 
 #include "common/bce.h"
 
+#define INDEED_VECTOR_BYTES 32
+
 namespace indeed::cpu {
 namespace avx2 {
 #include "cpu/row_kernels_impl.h"
+#include "cpu/tile_product_impl.h"
+#include "cpu/fused_kernels_impl.h"
 }  // namespace avx2
 
 const RowKernels<float>& avx2_row_kernels(float) { return avx2::kRowKernels<float>; }
 const RowKernels<double>& avx2_row_kernels(double) { return avx2::kRowKernels<double>; }
+const FusedKernels<float>& avx2_fused_kernels(float) { return avx2::kFusedKernels<float>; }
+const FusedKernels<double>& avx2_fused_kernels(double) { return avx2::kFusedKernels<double>; }
 
 }  // namespace indeed::cpu
 

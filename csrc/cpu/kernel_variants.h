@@ -1,7 +1,7 @@
-// Which variants of the row kernels are compiled beside the baseline.
+// Which variants of the kernels are compiled beside the baseline.
 #pragma once
 
-#include "cpu/row_kernels.h"
+#include "cpu/fused_kernels.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define INDEED_HAS_AVX2_VARIANT 1
@@ -9,6 +9,8 @@
 namespace indeed::cpu {
 const RowKernels<float>& avx2_row_kernels(float);
 const RowKernels<double>& avx2_row_kernels(double);
+const FusedKernels<float>& avx2_fused_kernels(float);
+const FusedKernels<double>& avx2_fused_kernels(double);
 }  // namespace indeed::cpu
 
 #endif

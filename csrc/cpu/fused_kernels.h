@@ -1,0 +1,48 @@
+// The matrix products of the fused loss, each with the row-local work around it, so that neither the identical
+// features nor the gradients by them are ever a matrix in memory. One table exists per instruction set.
+#pragma once
+
+#include "cpu/row_kernels.h"
+
+namespace indeed::cpu {
+
+// A block of classes of the loss. Matrices over the stack [f; I] have B + R rows, the identical ones last.
+template <typename T>
+struct FusedBlock {
+  const T* features;  // [B, n]
+  int64_t batch, width;
+  int64_t stacked;    // B + R, or B where the blocks of eq. (5) are left out
+  const T* weight;    // [classes, n], the rows of this block
+  T* weight_panels;   // panel_elements(classes, n), written by pack_weight
+  BceBlock<T> bce;    // its logits: [B, classes], then [R, classes] right behind
+  T* transposed;      // [classes, stacked]: the gradients by the logits, for the product by the stack
+  bool minmax;
+  double eps;
+  MapStatistics<T>* statistics;  // [R], written with the first block
+  bool first, last;              // of the blocks
+  T* grad_weight;                // [classes, n] or null
+  T* grad_features;              // [B, n] or null; written with the last block
+};
+
+template <typename T>
+struct FusedKernels {
+  int64_t panel_columns;  // strips are multiples of this wide
+  int64_t sample_scratch_elements;
+  int64_t (*strip_scratch_elements)(int64_t strip);
+
+  // Panels [begin, end) of the transposed weight, panel_columns classes each.
+  void (*pack_weight)(const FusedBlock<T>& block, int64_t begin, int64_t end);
+  // Logits of samples [begin, end) and of the identical features of their own rows.
+  void (*logits)(const FusedBlock<T>& block, const RowView& rows, int64_t begin, int64_t end, T* scratch);
+  // The gradients by those logits into FusedBlock::transposed.
+  void (*transpose_gradients)(const FusedBlock<T>& block, const RowView& rows, int64_t begin, int64_t end);
+  // Columns [begin, end) of the weight and feature gradients. stack_gradient [B + R, strip] carries the products by the
+  // stack from block to block.
+  void (*gradients)(const FusedBlock<T>& block, const RowView& rows, int64_t begin, int64_t end, int64_t strip,
+                    T* stack_gradient, T* scratch);
+};
+
+template <typename T>
+const FusedKernels<T>& fused_kernels();
+
+}  // namespace indeed::cpu

@@ -1,0 +1,240 @@
+// Bodies of the fused kernels. Included once per instruction set, after row_kernels_impl.h and tile_product_impl.h.
+
+namespace {
+
+// Rows of the stack multiplied by the weight together, and the distance between them in cache: 48 KiB of float32, at a
+// pitch that spreads them over the sets of the first level.
+constexpr int64_t kGroupRows = 48;
+constexpr int64_t kRowPitch = kTileDepth + 16;
+
+template <typename T>
+int64_t panel_count(int64_t columns) {
+  return (columns + kPanelColumns<T> - 1) / kPanelColumns<T>;
+}
+
+// out[k][i] = in[i][k] for `rows` rows and `columns` columns; out rows are `out_stride` apart. Goes through a block
+// that stays in cache whatever the strides, as strides of whole pages make neighbours evict each other.
+template <typename T>
+void transpose(const T* in, int64_t in_stride, int64_t rows, int64_t columns, T* out, int64_t out_stride) {
+  constexpr int64_t kSide = 16;
+  T block[kSide][kSide + 1];
+  for (int64_t i0 = 0; i0 < rows; i0 += kSide) {
+    const int64_t height = std::min(kSide, rows - i0);
+    for (int64_t k0 = 0; k0 < columns; k0 += kSide) {
+      const T* from = in + i0 * in_stride + k0;
+      T* to = out + k0 * out_stride + i0;
+      if (height == kSide && columns - k0 >= kSide) {
+        for (int64_t i = 0; i < kSide; ++i) {
+          for (int64_t k = 0; k < kSide; ++k) block[i][k] = from[i * in_stride + k];
+        }
+        for (int64_t k = 0; k < kSide; ++k) {
+          for (int64_t i = 0; i < kSide; ++i) to[k * out_stride + i] = block[i][k];
+        }
+      } else {
+        const int64_t width = std::min(kSide, columns - k0);
+        for (int64_t k = 0; k < width; ++k) {
+          for (int64_t i = 0; i < height; ++i) to[k * out_stride + i] = from[i * in_stride + k];
+        }
+      }
+    }
+  }
+}
+
+// panel[k][c] = weight[first + c][k], zero beyond the last class.
+template <typename T>
+void pack_weight(const FusedBlock<T>& b, int64_t begin, int64_t end) {
+  constexpr int64_t kColumns = kPanelColumns<T>;
+  for (int64_t p = begin; p < end; ++p) {
+    const int64_t first = p * kColumns, used = std::min(kColumns, b.bce.classes - first);
+    T* panel = b.weight_panels + first * b.width;
+    if (used < kColumns) std::fill(panel, panel + kColumns * b.width, T(0));
+    transpose(b.weight + first * b.width, b.width, used, b.width, panel, kColumns);
+  }
+}
+
+// Rows of the stack [f; I] worked on together: those of some samples, then those of some identical features.
+struct RowGroup {
+  int64_t first_sample, samples;
+  const int64_t* own;  // rows
+  int64_t own_count;
+
+  int64_t size() const { return samples + own_count; }
+};
+
+// Logits of a group, its rows brought into cache a depth of kTileDepth at a time.
+template <typename T>
+void group_logits(const FusedBlock<T>& b, const RowView& rows, const RowGroup& group, T* scratch) {
+  constexpr int64_t kColumns = kPanelColumns<T>;
+  const int64_t width = b.width, stride = b.bce.stride;
+  int64_t k = 0;
+  do {
+    const int64_t depth = std::min(kTileDepth, width - k);
+    for (int64_t i = 0; i < group.samples; ++i) {
+      const T* source = b.features + (group.first_sample + i) * width + k;
+      std::copy(source, source + depth, scratch + i * kRowPitch);
+    }
+    for (int64_t i = 0; i < group.own_count; ++i) {
+      const int64_t row = group.own[i];
+      form_identical(b.features + rows.source[row] * width + k, b.features + rows.partner[row] * width + k, depth,
+                     b.statistics[row], scratch + (group.samples + i) * kRowPitch);
+    }
+    for (int64_t c = 0; c < b.bce.classes; c += kColumns) {
+      const T* panel = b.weight_panels + c * width + k * kColumns;
+      for (int64_t first = 0; first < group.size(); first += kTileRows) {
+        const int64_t count = std::min(kTileRows, group.size() - first);
+        TileRows<T> tile;
+        for (int64_t i = 0; i < count; ++i) {
+          const int64_t at = first + i;
+          tile.left[i] = scratch + at * kRowPitch;
+          tile.out[i] = c + (at < group.samples ? b.bce.original + (group.first_sample + at) * stride
+                                                : b.bce.identical + group.own[at - group.samples] * stride);
+        }
+        multiply(tile, count, 1, panel, depth, std::min(kColumns, b.bce.classes - c), k > 0);
+      }
+    }
+    k += depth;
+  } while (k < width);
+}
+
+template <typename T>
+void fused_logits(const FusedBlock<T>& b, const RowView& rows, int64_t begin, int64_t end, T* scratch) {
+  const int64_t last_own = b.bce.blocks != 0 ? rows.own_begin[end] : rows.own_begin[begin];
+  int64_t sample = begin, own = rows.own_begin[begin];
+  while (sample < end || own < last_own) {
+    RowGroup group{};
+    group.first_sample = sample;
+    group.samples = std::min(kGroupRows / 2, end - sample);
+    group.own = rows.own + own;
+    group.own_count = std::min(kGroupRows - group.samples, last_own - own);
+    // Where identical rows are fewer, as many as there are samples keeps both ends of a group in cache.
+    if (sample + group.samples < end) group.own_count = std::min(group.own_count, kGroupRows / 2);
+    if (b.first) {
+      for (int64_t i = 0; i < group.own_count; ++i) {
+        const int64_t row = group.own[i];
+        b.statistics[row] = row_statistics(b.features + rows.source[row] * b.width,
+                                           b.features + rows.partner[row] * b.width, b.width, b.minmax, b.eps);
+      }
+    }
+    group_logits(b, rows, group, scratch);
+    sample += group.samples;
+    own += group.own_count;
+  }
+}
+
+// The gradients by logits of samples [begin, end) and their own rows, transposed for the product by the stack.
+template <typename T>
+void transpose_gradients(const FusedBlock<T>& b, const RowView& rows, int64_t begin, int64_t end) {
+  const int64_t classes = b.bce.classes, stride = b.bce.stride;
+  transpose(b.bce.original + begin * stride, stride, end - begin, classes, b.transposed + begin, b.stacked);
+  if (b.bce.blocks == 0) return;
+  // Own rows follow one another in a partner vector; in a list each is a run of its own.
+  for (int64_t k = rows.own_begin[begin]; k < rows.own_begin[end];) {
+    int64_t run = 1;
+    while (k + run < rows.own_begin[end] && rows.own[k + run] == rows.own[k] + run) ++run;
+    transpose(b.bce.identical + rows.own[k] * stride, stride, run, classes, b.transposed + b.batch + rows.own[k],
+              b.stacked);
+    k += run;
+  }
+}
+
+// Columns [begin, end) of rows [first, first + count) of the stack [f; I], as panels.
+template <typename T>
+void pack_stack(const FusedBlock<T>& b, const RowView& rows, int64_t first, int64_t count, int64_t begin, int64_t end,
+                T* panels) {
+  constexpr int64_t kColumns = kPanelColumns<T>;
+  for (int64_t r = 0; r < count; ++r) {
+    const int64_t row = first + r - b.batch;
+    const T* source = b.features + (row < 0 ? first + r : rows.source[row]) * b.width;
+    const T* partner = row < 0 ? nullptr : b.features + rows.partner[row] * b.width;
+    for (int64_t column = begin; column < end; column += kColumns) {
+      T* out = panels + (column - begin) * kTileDepth + r * kColumns;
+      const int64_t used = std::min(kColumns, end - column);
+      if (partner != nullptr) {
+        form_identical(source + column, partner + column, used, b.statistics[row], out);
+      } else {
+        std::copy(source + column, source + column + used, out);
+      }
+      std::fill(out + used, out + kColumns, T(0));
+    }
+  }
+}
+
+// Columns [begin, end) of `count` rows of the weight, as panels.
+template <typename T>
+void pack_weight_rows(const FusedBlock<T>& b, int64_t first, int64_t count, int64_t begin, int64_t end, T* panels) {
+  constexpr int64_t kColumns = kPanelColumns<T>;
+  for (int64_t c = 0; c < count; ++c) {
+    const T* weight = b.weight + (first + c) * b.width;
+    for (int64_t column = begin; column < end; column += kColumns) {
+      T* out = panels + (column - begin) * kTileDepth + c * kColumns;
+      const int64_t used = std::min(kColumns, end - column);
+      std::copy(weight + column, weight + column + used, out);
+      std::fill(out + used, out + kColumns, T(0));
+    }
+  }
+}
+
+// Asks for columns [begin, end) of a matrix ahead of their use: they lie in short pieces, which no hardware foresees.
+template <typename T>
+void prefetch(const T* matrix, int64_t rows, int64_t stride, int64_t begin, int64_t end) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t k = begin; k < end; k += kLine) __builtin_prefetch(matrix + i * stride + k, 0, 2);
+  }
+}
+
+template <typename T>
+void fused_gradients(const FusedBlock<T>& b, const RowView& rows, int64_t begin, int64_t end, int64_t strip,
+                     T* stack_gradient, T* scratch) {
+  const int64_t classes = b.bce.classes, panel_stride = kTileDepth * kPanelColumns<T>;
+  const int64_t next = std::min(b.width, end + strip);
+  if (b.grad_weight != nullptr) {
+    for (int64_t row = 0; row < b.stacked; row += kTileDepth) {
+      const int64_t depth = std::min(kTileDepth, b.stacked - row);
+      pack_stack(b, rows, row, depth, begin, end, scratch);
+      if (row + depth == b.stacked) prefetch(b.features, b.batch, b.width, end, next);
+      Product<T>{b.transposed + row, classes, b.stacked, 1, depth, scratch, panel_stride, end - begin,
+                 b.grad_weight + begin, b.width, row > 0}
+          .rows_first();
+    }
+  }
+  if (b.grad_features == nullptr) return;
+  for (int64_t c = 0; c < classes; c += kTileDepth) {
+    const int64_t depth = std::min(kTileDepth, classes - c);
+    pack_weight_rows(b, c, depth, begin, end, scratch);
+    prefetch(b.weight + c * b.width, depth, b.width, end, next);
+    Product<T>{b.bce.original + c, b.stacked, classes, 1, depth, scratch, panel_stride, end - begin, stack_gradient,
+               strip, c > 0 || !b.first}
+        .rows_first();
+  }
+  if (!b.last) return;
+  MapBackward<T> task{};
+  task.width = end - begin;
+  task.minmax = b.minmax;
+  task.features = b.features + begin;
+  task.feature_stride = b.width;
+  task.map_gradient = stack_gradient + b.batch * strip;
+  task.base = stack_gradient;
+  task.gradient_stride = strip;
+  task.statistics = b.statistics;
+  task.sums = b.bce.sums;
+  task.grad_features = b.grad_features + begin;
+  if (b.stacked > b.batch) {
+    map_backward(task, rows, 0, b.batch);
+  } else {
+    for (int64_t i = 0; i < b.batch; ++i) {
+      std::copy(task.base + i * strip, task.base + i * strip + task.width, task.grad_features + i * b.width);
+    }
+  }
+}
+
+template <typename T>
+int64_t strip_scratch_elements(int64_t strip) {
+  return kTileDepth * strip;
+}
+
+}  // namespace
+
+template <typename T>
+constexpr FusedKernels<T> kFusedKernels{kPanelColumns<T>,       kGroupRows * kRowPitch, strip_scratch_elements<T>, pack_weight<T>,
+                                        fused_logits<T>, transpose_gradients<T>, fused_gradients<T>};

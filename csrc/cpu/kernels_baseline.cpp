@@ -1,0 +1,51 @@
+// The kernels for the instruction set every machine of this architecture has, and the choice among variants.
+#include <algorithm>
+#include <cmath>
+
+#include "common/bce.h"
+#include "cpu/kernel_variants.h"
+
+#define INDEED_VECTOR_BYTES 16
+
+namespace indeed::cpu {
+namespace baseline {
+#include "cpu/row_kernels_impl.h"
+#include "cpu/tile_product_impl.h"
+#include "cpu/fused_kernels_impl.h"
+}  // namespace baseline
+
+namespace {
+
+bool runs_avx2() {
+#if defined(INDEED_HAS_AVX2_VARIANT)
+  static const bool runs = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  return runs;
+#else
+  return false;
+#endif
+}
+
+}  // namespace
+
+template <typename T>
+const RowKernels<T>& row_kernels() {
+#if defined(INDEED_HAS_AVX2_VARIANT)
+  if (runs_avx2()) return avx2_row_kernels(T{});
+#endif
+  return baseline::kRowKernels<T>;
+}
+
+template <typename T>
+const FusedKernels<T>& fused_kernels() {
+#if defined(INDEED_HAS_AVX2_VARIANT)
+  if (runs_avx2()) return avx2_fused_kernels(T{});
+#endif
+  return baseline::kFusedKernels<T>;
+}
+
+template const RowKernels<float>& row_kernels<float>();
+template const RowKernels<double>& row_kernels<double>();
+template const FusedKernels<float>& fused_kernels<float>();
+template const FusedKernels<double>& fused_kernels<double>();
+
+}  // namespace indeed::cpu
