@@ -321,8 +321,13 @@ def _compiled_loss(
 ) -> tuple[Tensor, Tensor]:
     """(loss, components); checks here are those the operators cannot make."""
     batch, num_classes = features.shape[0], weight.shape[0]
-    packed = is_packed(labels, num_classes)
-    present, known = labels if isinstance(labels, tuple) else (labels, None)
+    packed, known = is_packed(labels, num_classes), None
+    if isinstance(labels, tuple):
+        check_labels(labels, num_classes, batch)
+        labels, known = labels
+    for name, value in (("weight", weight), ("bias", bias), ("labels", labels)):
+        if value is not None:
+            check_same(name, value, "features", features, dtype=False)
     strategy_code = STRATEGIES[strategy]
     if pairs is None:
         check_strategy_fits(strategy_code, batch)
@@ -333,7 +338,7 @@ def _compiled_loss(
     if pos_weight is not None:
         check_pos_weight(pos_weight, num_classes, "features", features)
     settings = (strategy_code, NORMS[norm], check_eps(eps), REDUCTIONS[reduction], blocks)
-    rest = (present, known, packed, pairs, seed, lam_tensor, pos_weight, *settings)
+    rest = (labels, known, packed, pairs, seed, lam_tensor, pos_weight, *settings)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (features, weight, bias)):
         return FusedINDeeDLoss.apply(operators, features, weight, bias, *rest)
     loss, components, *_ = operators.indeed_loss(features, weight, bias, *rest, 0)

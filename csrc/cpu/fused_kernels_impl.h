@@ -137,40 +137,57 @@ void transpose_gradients(const FusedBlock<T>& b, const RowView& rows, int64_t be
   }
 }
 
+// Writes a row of `columns` columns into panels `panel_stride` apart; value(k) gives the vector at column k.
+template <typename T, typename Value, typename Scalar>
+inline void write_panel_row(int64_t columns, T* panels, int64_t panel_stride, const Value& value,
+                            const Scalar& scalar) {
+  constexpr int64_t kColumns = kPanelColumns<T>, kLanes = VectorOf<T>::kLanes;
+  int64_t k = 0;
+  for (; k + kColumns <= columns; k += kColumns, panels += panel_stride) {
+    store_vector(panels, value(k));
+    store_vector(panels + kLanes, value(k + kLanes));
+  }
+  if (k == columns) return;
+  for (int64_t j = 0; j < kColumns; ++j) panels[j] = k + j < columns ? scalar(k + j) : T(0);
+}
+
+template <typename T>
+inline void copy_panel_row(const T* row, int64_t columns, T* panels, int64_t panel_stride) {
+  write_panel_row(
+      columns, panels, panel_stride, [&](int64_t k) { return load_vector(row + k); },
+      [&](int64_t k) { return row[k]; });
+}
+
 // Columns [begin, end) of rows [first, first + count) of the stack [f; I], as panels.
 template <typename T>
 void pack_stack(const FusedBlock<T>& b, const RowView& rows, int64_t first, int64_t count, int64_t begin, int64_t end,
                 T* panels) {
-  constexpr int64_t kColumns = kPanelColumns<T>;
-  for (int64_t r = 0; r < count; ++r) {
+  constexpr int64_t kStride = kTileDepth * kPanelColumns<T>;
+  for (int64_t r = 0; r < count; ++r, panels += kPanelColumns<T>) {
     const int64_t row = first + r - b.batch;
-    const T* source = b.features + (row < 0 ? first + r : rows.source[row]) * b.width;
-    const T* partner = row < 0 ? nullptr : b.features + rows.partner[row] * b.width;
-    for (int64_t column = begin; column < end; column += kColumns) {
-      T* out = panels + (column - begin) * kTileDepth + r * kColumns;
-      const int64_t used = std::min(kColumns, end - column);
-      if (partner != nullptr) {
-        form_identical(source + column, partner + column, used, b.statistics[row], out);
-      } else {
-        std::copy(source + column, source + column + used, out);
-      }
-      std::fill(out + used, out + kColumns, T(0));
+    if (row < 0) {
+      copy_panel_row(b.features + (first + r) * b.width + begin, end - begin, panels, kStride);
+      continue;
     }
+    const T* source = b.features + rows.source[row] * b.width + begin;
+    const T* partner = b.features + rows.partner[row] * b.width + begin;
+    const MapStatistics<T> s = b.statistics[row];
+    write_panel_row(
+        end - begin, panels, kStride,
+        [&](int64_t k) {
+          const Vector<T> f = load_vector(source + k);
+          return (f * load_vector(partner + k) - s.low) * s.scale * f;
+        },
+        [&](int64_t k) { return map_value(source[k] * partner[k], s) * source[k]; });
   }
 }
 
 // Columns [begin, end) of `count` rows of the weight, as panels.
 template <typename T>
 void pack_weight_rows(const FusedBlock<T>& b, int64_t first, int64_t count, int64_t begin, int64_t end, T* panels) {
-  constexpr int64_t kColumns = kPanelColumns<T>;
   for (int64_t c = 0; c < count; ++c) {
-    const T* weight = b.weight + (first + c) * b.width;
-    for (int64_t column = begin; column < end; column += kColumns) {
-      T* out = panels + (column - begin) * kTileDepth + c * kColumns;
-      const int64_t used = std::min(kColumns, end - column);
-      std::copy(weight + column, weight + column + used, out);
-      std::fill(out + used, out + kColumns, T(0));
-    }
+    copy_panel_row(b.weight + (first + c) * b.width + begin, end - begin, panels + c * kPanelColumns<T>,
+                   kTileDepth * kPanelColumns<T>);
   }
 }
 

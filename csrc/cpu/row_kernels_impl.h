@@ -61,24 +61,42 @@ void form_rows(const T* features, int64_t width, const RowView& rows, bool minma
   }
 }
 
-// One word of classes: kWordBits lanes, the unused ones of the last word marked unknown.
+// Classes worked on together, half a word: few enough that ten of them do not pay for thirty-two, the unused ones of the
+// last tile marked unknown.
+constexpr int64_t kTileLanes = 16;
+
 template <typename T>
 struct Tile {
-  alignas(64) T lane[kWordBits];
+  alignas(64) T lane[kTileLanes];
 };
+
+// The bits of the classes of a tile, the first of them at bit 0.
+inline uint32_t tile_bits(const uint32_t* words, int64_t first_class) {
+  return words[first_class / kWordBits] >> (first_class % kWordBits);
+}
+
+template <typename T>
+inline __attribute__((always_inline)) void clear(Tile<T>& tile) {
+#pragma omp simd
+  for (int64_t l = 0; l < kTileLanes; ++l) tile.lane[l] = T(0);
+}
 
 template <typename T>
 inline __attribute__((always_inline)) void load(Tile<T>& tile, const T* data, int64_t count) {
-  if (count == kWordBits) {
-    for (int64_t l = 0; l < kWordBits; ++l) tile.lane[l] = data[l];
+  if (count == kTileLanes) {
+    for (int64_t l = 0; l < kTileLanes; ++l) tile.lane[l] = data[l];
   } else {
-    for (int64_t l = 0; l < kWordBits; ++l) tile.lane[l] = l < count ? data[l] : T(0);
+    for (int64_t l = 0; l < kTileLanes; ++l) tile.lane[l] = l < count ? data[l] : T(0);
   }
 }
 
 template <typename T>
 inline __attribute__((always_inline)) void store(const Tile<T>& tile, T* data, int64_t count) {
-  for (int64_t l = 0; l < count; ++l) data[l] = tile.lane[l];
+  if (count == kTileLanes) {
+    for (int64_t l = 0; l < kTileLanes; ++l) data[l] = tile.lane[l];
+  } else {
+    for (int64_t l = 0; l < count; ++l) data[l] = tile.lane[l];
+  }
 }
 
 // Cross-entropy of the known lanes, and its slope in each.
@@ -87,7 +105,7 @@ inline __attribute__((always_inline)) T bce_tile(const Tile<T>& logits, uint32_t
                                                  const Tile<T>& pos_weight, Tile<T>& slope) {
   T sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int32_t l = 0; l < kWordBits; ++l) {
+  for (int32_t l = 0; l < kTileLanes; ++l) {
     const BceTerm<T> term = bce_term(logits.lane[l], ((target >> l) & 1u) != 0, pos_weight.lane[l]);
     const bool counts = ((known >> l) & 1u) != 0;
     sum += counts ? term.value : T(0);
@@ -96,14 +114,14 @@ inline __attribute__((always_inline)) T bce_tile(const Tile<T>& logits, uint32_t
   return sum;
 }
 
-inline uint32_t lanes_mask(int64_t count) { return count >= kWordBits ? 0xFFFFFFFFu : (1u << count) - 1u; }
+inline uint32_t lanes_mask(int64_t count) { return (1u << count) - 1u; }
 
 template <typename T>
 void load_pos_weight(Tile<T>& tile, const T* pos_weight, int64_t first_class, int64_t count) {
   if (pos_weight != nullptr) {
     load(tile, pos_weight + first_class, count);
   } else {
-    for (int64_t l = 0; l < kWordBits; ++l) tile.lane[l] = T(1);
+    for (int64_t l = 0; l < kTileLanes; ++l) tile.lane[l] = T(1);
   }
 }
 
@@ -111,52 +129,52 @@ template <typename T>
 void bce_block(const BceBlock<T>& b, const RowView& rows, int64_t begin, int64_t end, T* grad_bias) {
   Tile<T> o{}, q{}, d{}, bias{}, pos_weight{}, slope_o{}, slope_i{}, slope_d{}, grad_o{}, grad_b{};
   for (int64_t sample = begin; sample < end; ++sample) {
-    for (int64_t c = 0; c < b.classes; c += kWordBits) {
-      const int64_t count = b.classes - c < kWordBits ? b.classes - c : kWordBits;
-      const int64_t word = (b.first_class + c) / kWordBits;
+    for (int64_t c = 0; c < b.classes; c += kTileLanes) {
+      const int64_t count = std::min(kTileLanes, b.classes - c);
       const uint32_t lanes = lanes_mask(count);
-      const uint32_t present = b.present[sample * b.words + word];
-      const uint32_t known = b.known != nullptr ? b.known[sample * b.words + word] & lanes : lanes;
+      const uint32_t present = tile_bits(b.present + sample * b.words, b.first_class + c);
+      const uint32_t known = b.known != nullptr ? tile_bits(b.known + sample * b.words, b.first_class + c) & lanes : lanes;
       T* logits = b.original + sample * b.stride + c;
       load(o, logits, count);
       if (b.bias != nullptr) load(bias, b.bias + b.first_class + c, count);
       load_pos_weight(pos_weight, b.pos_weight, b.first_class + c, count);
       Tile<T> biased;
-      for (int64_t l = 0; l < kWordBits; ++l) biased.lane[l] = o.lane[l] + bias.lane[l];
+      for (int64_t l = 0; l < kTileLanes; ++l) biased.lane[l] = o.lane[l] + bias.lane[l];
       const T loss_o = bce_tile(biased, present, known, pos_weight, slope_o);
-      for (int64_t l = 0; l < kWordBits; ++l) grad_o.lane[l] = grad_b.lane[l] = T(0);
+      clear(grad_o);
+      clear(grad_b);
       for (int64_t k = rows.own_begin[sample]; k < rows.own_begin[sample + 1]; ++k) {
         const int64_t row = rows.own[k];
         const T weight = b.row_weight != nullptr ? b.row_weight[row] : b.scale;
         RowSums& sums = b.sums[row];
         sums.original += loss_o;
-        for (int64_t l = 0; l < kWordBits; ++l) grad_o.lane[l] += weight * slope_o.lane[l];
+        for (int64_t l = 0; l < kTileLanes; ++l) grad_o.lane[l] += weight * slope_o.lane[l];
         if (grad_bias != nullptr) {
-          for (int64_t l = 0; l < kWordBits; ++l) grad_b.lane[l] += weight * slope_o.lane[l];
+          for (int64_t l = 0; l < kTileLanes; ++l) grad_b.lane[l] += weight * slope_o.lane[l];
         }
         if (b.blocks == 0) continue;
-        const int64_t partner = rows.partner[row] * b.words + word;
-        const uint32_t partner_present = b.present[partner];
-        const uint32_t both = b.known != nullptr ? known & b.known[partner] : known;
+        const int64_t partner = rows.partner[row] * b.words;
+        const uint32_t partner_present = tile_bits(b.present + partner, b.first_class + c);
+        const uint32_t both = b.known != nullptr ? known & tile_bits(b.known + partner, b.first_class + c) : known;
         T* row_logits = b.identical + row * b.stride + c;
         load(q, row_logits, count);
-        for (int64_t l = 0; l < kWordBits; ++l) {
-          d.lane[l] = o.lane[l] - q.lane[l];
-          slope_i.lane[l] = slope_d.lane[l] = T(0);
-        }
+        clear(slope_i);
+        clear(slope_d);
+#pragma omp simd
+        for (int64_t l = 0; l < kTileLanes; ++l) d.lane[l] = o.lane[l] - q.lane[l];
         if (b.blocks & kIdenticalBlock) {
-          for (int64_t l = 0; l < kWordBits; ++l) biased.lane[l] = q.lane[l] + bias.lane[l];
+          for (int64_t l = 0; l < kTileLanes; ++l) biased.lane[l] = q.lane[l] + bias.lane[l];
           sums.identical += bce_tile(biased, present & partner_present, both, pos_weight, slope_i);
         }
         if (b.blocks & kDisparateBlock) {
-          for (int64_t l = 0; l < kWordBits; ++l) biased.lane[l] = d.lane[l] + bias.lane[l];
+          for (int64_t l = 0; l < kTileLanes; ++l) biased.lane[l] = d.lane[l] + bias.lane[l];
           sums.disparate += bce_tile(biased, present & ~partner_present, both, pos_weight, slope_d);
         }
         if (!b.gradients) continue;
         const T weight_i = weight * b.lam_identical, weight_d = weight * b.lam_disparate;
         T dot_identical = 0, dot_disparate = 0;
 #pragma omp simd reduction(+ : dot_identical, dot_disparate)
-        for (int64_t l = 0; l < kWordBits; ++l) {
+        for (int64_t l = 0; l < kTileLanes; ++l) {
           const T g_i = weight_i * slope_i.lane[l], g_d = weight_d * slope_d.lane[l], g = g_i - g_d;
           dot_identical += g * q.lane[l];
           dot_disparate += g * d.lane[l];
@@ -181,31 +199,30 @@ template <typename T>
 void six_way(const SixWayLogits<T>& x, const BceBlock<T>& b, const RowView& rows, int64_t begin, int64_t end) {
   Tile<T> logits{}, pos_weight{}, slope_o{}, slope{}, grad_o{};
   for (int64_t sample = begin; sample < end; ++sample) {
-    for (int64_t c = 0; c < x.classes; c += kWordBits) {
-      const int64_t count = x.classes - c < kWordBits ? x.classes - c : kWordBits;
-      const int64_t word = c / kWordBits;
+    for (int64_t c = 0; c < x.classes; c += kTileLanes) {
+      const int64_t count = std::min(kTileLanes, x.classes - c);
       const uint32_t lanes = lanes_mask(count);
-      const uint32_t present = b.present[sample * b.words + word];
-      const uint32_t known = b.known != nullptr ? b.known[sample * b.words + word] & lanes : lanes;
+      const uint32_t present = tile_bits(b.present + sample * b.words, c);
+      const uint32_t known = b.known != nullptr ? tile_bits(b.known + sample * b.words, c) & lanes : lanes;
       load(logits, x.original + sample * x.classes + c, count);
       load_pos_weight(pos_weight, b.pos_weight, c, count);
       const T loss_o = bce_tile(logits, present, known, pos_weight, slope_o);
-      for (int64_t l = 0; l < kWordBits; ++l) grad_o.lane[l] = T(0);
+      clear(grad_o);
       for (int64_t k = rows.own_begin[sample]; k < rows.own_begin[sample + 1]; ++k) {
         const int64_t row = rows.own[k];
         const T weight = b.row_weight != nullptr ? b.row_weight[row] : b.scale;
         RowSums& sums = b.sums[row];
         sums.original += loss_o;
-        for (int64_t l = 0; l < kWordBits; ++l) grad_o.lane[l] += weight * slope_o.lane[l];
-        const int64_t partner = rows.partner[row] * b.words + word;
-        const uint32_t partner_present = b.present[partner];
-        const uint32_t both = b.known != nullptr ? known & b.known[partner] : known;
+        for (int64_t l = 0; l < kTileLanes; ++l) grad_o.lane[l] += weight * slope_o.lane[l];
+        const int64_t partner = rows.partner[row] * b.words;
+        const uint32_t partner_present = tile_bits(b.present + partner, c);
+        const uint32_t both = b.known != nullptr ? known & tile_bits(b.known + partner, c) : known;
         const auto block = [&](const T* in, T* gradient, uint32_t target, bool enabled, T lam, double& sum) {
-          for (int64_t l = 0; l < kWordBits; ++l) slope.lane[l] = T(0);
+          clear(slope);
           if (enabled) {
             load(logits, in + row * x.classes + c, count);
             sum += bce_tile(logits, target, both, pos_weight, slope);
-            for (int64_t l = 0; l < kWordBits; ++l) slope.lane[l] *= weight * lam;
+            for (int64_t l = 0; l < kTileLanes; ++l) slope.lane[l] *= weight * lam;
           }
           if (b.gradients) store(slope, gradient + row * x.classes + c, count);
         };
