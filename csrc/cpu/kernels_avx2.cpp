@@ -15,6 +15,7 @@
 #endif
 
 #include "common/bce.h"
+#include "common/hash.h"
 
 #define INDEED_VECTOR_BYTES 32
 
@@ -23,12 +24,14 @@ namespace avx2 {
 #include "cpu/row_kernels_impl.h"
 #include "cpu/tile_product_impl.h"
 #include "cpu/fused_kernels_impl.h"
+#include "cpu/mining_kernels_impl.h"
 }  // namespace avx2
 
 const RowKernels<float>& avx2_row_kernels(float) { return avx2::kRowKernels<float>; }
 const RowKernels<double>& avx2_row_kernels(double) { return avx2::kRowKernels<double>; }
 const FusedKernels<float>& avx2_fused_kernels(float) { return avx2::kFusedKernels<float>; }
 const FusedKernels<double>& avx2_fused_kernels(double) { return avx2::kFusedKernels<double>; }
+const MiningKernels& avx2_mining_kernels() { return avx2::kMiningKernels; }
 
 }  // namespace indeed::cpu
 

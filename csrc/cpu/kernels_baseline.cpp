@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "common/bce.h"
+#include "common/hash.h"
 #include "cpu/kernel_variants.h"
 
 #define INDEED_VECTOR_BYTES 16
@@ -12,6 +13,7 @@ namespace baseline {
 #include "cpu/row_kernels_impl.h"
 #include "cpu/tile_product_impl.h"
 #include "cpu/fused_kernels_impl.h"
+#include "cpu/mining_kernels_impl.h"
 }  // namespace baseline
 
 namespace {
@@ -41,6 +43,13 @@ const FusedKernels<T>& fused_kernels() {
   if (runs_avx2()) return avx2_fused_kernels(T{});
 #endif
   return baseline::kFusedKernels<T>;
+}
+
+const MiningKernels& mining_kernels() {
+#if defined(INDEED_HAS_AVX2_VARIANT)
+  if (runs_avx2()) return avx2_mining_kernels();
+#endif
+  return baseline::kMiningKernels;
 }
 
 template const RowKernels<float>& row_kernels<float>();

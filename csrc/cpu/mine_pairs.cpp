@@ -1,8 +1,10 @@
 // Pair mining. The result is defined by (labels, seed) alone, see common/hash.h; how it is found is free.
 #include <bit>
+#include <limits>
 
 #include "common/hash.h"
 #include "cpu/compatibility.h"
+#include "cpu/mining_kernels.h"
 #include "operators.h"
 #include "parallel.h"
 
@@ -12,9 +14,10 @@ namespace {
 
 constexpr int64_t kNone = -1;
 
+// Padded to whole words of 64 samples.
 std::vector<uint32_t> sample_hashes(int64_t seed, int64_t batch) {
   const uint32_t stream = stream_hash(seed);
-  std::vector<uint32_t> hashes(batch);
+  std::vector<uint32_t> hashes((batch + 63) / 64 * 64);
   for (int64_t i = 0; i < batch; ++i) hashes[i] = sample_hash(stream, static_cast<uint32_t>(i));
   return hashes;
 }
@@ -63,6 +66,7 @@ class MutualBest {
   MutualBest(const Compatibility& compatibility, const std::vector<uint32_t>& hashes, bool balanced)
       : compatibility_(compatibility),
         hashes_(hashes),
+        estimated_degrees_(compatibility.row_words() * 64, 1.0f),
         free_(compatibility.row_words(), ~uint64_t{0}),
         shortlists_(compatibility.batch()) {
     if (balanced) count_degrees();
@@ -109,6 +113,7 @@ class MutualBest {
       for (int64_t i = begin; i < end; ++i) {
         compatibility_.row(i, row.data());
         degrees_[i] = static_cast<uint64_t>(count_bits(row));
+        estimated_degrees_[i] = static_cast<float>(degrees_[i]);
       }
     });
   }
@@ -131,14 +136,36 @@ class MutualBest {
     }
   }
 
+  // What edges of sample i are estimated at, and the estimate no edge of `cost` or less exceeds. Hashes lose half a
+  // unit and float rounding: 2^8 of matching costs near 2^32, 2^-19 of balanced ones.
+  CostEstimate estimate() const {
+    if (degrees_.empty()) return {4294967295.0f, -2.0f};
+    constexpr float kOne = 1u << kBalancedFractionBits;
+    return {kOne, 2.0f * kBalancedSpread * kOne / 4294967296.0f};
+  }
+
+  float estimate_bound(int64_t i, uint64_t cost) const {
+    if (degrees_.empty()) return static_cast<float>(cost) + 1024.0f;
+    return static_cast<float>(cost) / static_cast<float>(degrees_[i]) * (1.0f + 1e-5f);
+  }
+
   void refill(Shortlist& list, int64_t i, std::vector<uint64_t>& row) const {
     compatibility_.row(i, row.data());
-    int size = 0, found = 0;
+    const CostEstimate estimated = estimate();
+    float bound = std::numeric_limits<float>::infinity();
+    int size = 0;
+    int64_t found = 0;
     for (int64_t w = 0; w < compatibility_.row_words(); ++w) {
-      for (uint64_t bits = row[w] & free_[w]; bits != 0; bits &= bits - 1) {
+      uint64_t bits = row[w] & free_[w];
+      if (bits == 0) continue;
+      found += std::popcount(bits);
+      if (size == kShortlist) {
+        bits &= mining_kernels().cheap_edges(hashes_[i], hashes_.data() + w * 64, estimated_degrees_.data() + w * 64,
+                                             estimated, bound);
+      }
+      for (; bits != 0; bits &= bits - 1) {
         const int64_t j = w * 64 + std::countr_zero(bits);
         const uint64_t price = cost(i, j);
-        ++found;
         // Neighbours come in ascending order, so among equal costs the earlier one stays ahead.
         if (size == kShortlist && price >= list.cost[size - 1]) continue;
         int at = size < kShortlist ? size++ : size - 1;
@@ -148,6 +175,7 @@ class MutualBest {
         }
         list.cost[at] = price;
         list.neighbour[at] = static_cast<int32_t>(j);
+        if (size == kShortlist) bound = estimate_bound(i, list.cost[size - 1]);
       }
     }
     list.size = size;
@@ -158,6 +186,7 @@ class MutualBest {
   const Compatibility& compatibility_;
   const std::vector<uint32_t>& hashes_;
   std::vector<uint64_t> degrees_;  // empty unless costs are balanced
+  std::vector<float> estimated_degrees_;  // one each unless costs are balanced
   std::vector<uint64_t> free_;
   std::vector<Shortlist> shortlists_;
 };

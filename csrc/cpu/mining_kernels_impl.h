@@ -1,0 +1,27 @@
+// Bodies of the mining kernels. Included once per instruction set, as row_kernels_impl.h is.
+
+namespace {
+
+uint64_t cheap_edges(uint32_t own, const uint32_t* __restrict hashes, const float* __restrict degrees,
+                     CostEstimate estimate, float bound) {
+  uint8_t cheap[64];
+#pragma omp simd
+  for (int l = 0; l < 64; ++l) {
+    const uint32_t hash = edge_hash(own, hashes[l]);
+    const float cost = (estimate.offset + estimate.slope * static_cast<float>(static_cast<int32_t>(hash >> 1))) *
+                       degrees[l];
+    cheap[l] = cost <= bound ? 1 : 0;
+  }
+  uint64_t bits = 0;
+  for (int l = 0; l < 64; l += 8) {
+    uint64_t eight;
+    __builtin_memcpy(&eight, cheap + l, sizeof(eight));
+    // The product moves bit 0 of byte k to bit 56 + k.
+    bits |= ((eight * 0x0102040810204080u) >> 56) << l;
+  }
+  return bits;
+}
+
+}  // namespace
+
+constexpr MiningKernels kMiningKernels{cheap_edges};
