@@ -97,7 +97,7 @@ class MutualBest {
 
  private:
   // The cheapest neighbours free at the last look, in order; a longer look is needed only when all are taken.
-  static constexpr int kShortlist = 8;
+  static constexpr int kShortlist = 3;
   struct Shortlist {
     uint64_t cost[kShortlist];
     int32_t neighbour[kShortlist];
