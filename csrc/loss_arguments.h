@@ -1,23 +1,13 @@
-// What the two loss operators have in common: label words, loss weights, and the loss from its row sums.
+// What the two loss operators have in common: label words, loss weights, the scale of the reduction.
 #pragma once
 
 #include <vector>
 
+#include "arguments.h"
 #include "common/options.h"
-#include "cpu/row_kernels.h"
+#include "common/row_tasks.h"
 
 namespace indeed {
-
-// No bit beyond class C is set.
-inline void require_no_stray_bits(const Tensor& present, int64_t classes) {
-  const int64_t words = present.size(1), used = classes % kWordBits;
-  if (used == 0) return;
-  const int32_t* word = present.const_data_ptr<int32_t>();
-  for (int64_t i = 0; i < present.size(0); ++i) {
-    require((static_cast<uint32_t>(word[i * words + words - 1]) >> used) == 0,
-            "labels: packed words have bits set beyond class ", classes - 1);
-  }
-}
 
 // present, known: int32 [B, ceil(C / 32)].
 inline void require_label_words(const Tensor& present, const std::optional<Tensor>& known, int64_t batch,
@@ -31,26 +21,36 @@ inline void require_label_words(const Tensor& present, const std::optional<Tenso
   }
 }
 
-// lam: float64 [2] on the host.
-struct LossWeights {
-  double identical, disparate;
+inline const uint32_t* label_words(const Tensor& words) {
+  return reinterpret_cast<const uint32_t*>(words.const_data_ptr<int32_t>());
+}
 
-  explicit LossWeights(const Tensor& lam) {
-    require_dtype("lam", lam, ScalarType::Double);
-    require_shape("lam", lam, {2});
-    const double* values = dense(lam).const_data_ptr<double>();
-    identical = values[0];
-    disparate = values[1];
-  }
-};
+inline const uint32_t* label_words(const std::optional<Tensor>& words) {
+  return words.has_value() ? label_words(*words) : nullptr;
+}
+
+// lam: float64 [2] on the device of the features; on a GPU its values are known to kernels only.
+inline Tensor require_loss_weights(const Tensor& lam) {
+  require_dtype("lam", lam, ScalarType::Double);
+  require_shape("lam", lam, {2});
+  return dense(lam);
+}
 
 // What the gradient of a row is multiplied with when the upstream gradient is one.
 inline double reduction_scale(Reduction reduction, int64_t rows) {
   return reduction == Reduction::kMean ? 1.0 / static_cast<double>(rows > 0 ? rows : 1) : 1.0;
 }
 
-// (loss [] or [R], components [3]) from the sums of every row, added up in row order.
-std::tuple<Tensor, Tensor> finish_loss(const std::vector<cpu::RowSums>& sums, const LossWeights& lam,
-                                       Reduction reduction, const Tensor& like, ScalarType dtype);
+// Uninitialised (loss [] or [R], components [3]).
+inline std::tuple<Tensor, Tensor> empty_loss(Reduction reduction, int64_t rows, const Tensor& like, ScalarType dtype) {
+  Tensor loss =
+      reduction == Reduction::kNone ? empty_like_type(like, {rows}, dtype) : empty_like_type(like, {}, dtype);
+  return {loss, empty_like_type(like, {3}, dtype)};
+}
+
+template <typename T>
+const T* optional_data(const std::optional<Tensor>& tensor) {
+  return tensor.has_value() ? tensor->const_data_ptr<T>() : nullptr;
+}
 
 }  // namespace indeed

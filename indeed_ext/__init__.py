@@ -29,3 +29,5 @@ __all__ = [
 if _extension.is_loaded():
     operators.register_fakes("indeed_ext")
     backends.register_backend("cpu", "indeed_ext", "cpu")
+    if _extension.BUILD_INFO.get("cuda"):
+        backends.register_backend("cuda", "indeed_ext", "cuda")

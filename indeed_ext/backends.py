@@ -31,7 +31,9 @@ def missing_reasons() -> dict[str, str]:
     if "cpu" not in _namespaces:
         reasons["cpu"] = _extension.EXTENSION_ERROR or "the compiled extension holds no CPU operators"
     if "cuda" not in _namespaces:
-        reasons["cuda"] = _extension.EXTENSION_ERROR or "this version has no CUDA kernels yet"
+        reasons["cuda"] = _extension.EXTENSION_ERROR or str(_extension.BUILD_INFO.get("cuda_missing"))
+    elif not torch.cuda.is_available():
+        reasons["cuda"] = "torch finds no usable GPU"
     if "triton" not in _namespaces:
         reasons["triton"] = "this version has no Triton kernels yet"
     return reasons
@@ -39,7 +41,9 @@ def missing_reasons() -> dict[str, str]:
 
 def available_backends() -> list[str]:
     """Names that ``backend=`` accepts on this installation, fastest first, ``"reference"`` last."""
-    return [*_namespaces, "reference"]
+    # Asked anew every time: whether there is a GPU is not a matter of when the package was imported.
+    usable = [name for name, (_, device) in _namespaces.items() if device != "cuda" or torch.cuda.is_available()]
+    return [*usable, "reference"]
 
 
 def select(backend: str | None, device: torch.device) -> Any | None:
@@ -56,7 +60,7 @@ def select(backend: str | None, device: torch.device) -> Any | None:
         return _default_operators(device.type)
     if backend == "reference":
         return None
-    if backend not in _namespaces:
+    if backend not in available_backends():
         reason = missing_reasons().get(backend) if isinstance(backend, str) else None
         detail = f"{backend!r} is missing here: {reason}" if reason else f"got {backend!r}"
         raise ValueError(f"{source}: expected one of {available_backends()}, {detail}")

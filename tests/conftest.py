@@ -28,8 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" not in metafunc.fixturenames:
         return
-    chosen = metafunc.config.getoption("--backend")
-    backends = [backend for backend in kit.backends_under_test() if not chosen or backend.name in chosen]
+    backends = kit.backends_under_test(metafunc.config.getoption("--backend"))
     if metafunc.definition.get_closest_marker("compiled"):
         backends = [backend for backend in backends if backend.compiled]
     marker = metafunc.definition.get_closest_marker("cases")

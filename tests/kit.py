@@ -45,6 +45,7 @@ class Backend:
     name: str
     device: str = "cpu"
     compiled: bool = True  # kernels of its own: operators to check, no second derivatives
+    sees_values: bool = True  # refuses labels and indices out of range; a GPU's are not waited for
     max_batch: int = 1 << 30
     max_width: int = 1 << 30
     max_classes: int = 1 << 30
@@ -70,15 +71,31 @@ REGISTRY = {
     for backend in (
         replace(_slow("reference"), compiled=False),
         Backend("cpu"),
-        Backend("cuda", device="cuda"),
-        _slow("cuda-emulated"),
+        Backend("cuda", device="cuda", sees_values=False),
+        replace(_slow("cuda-emulated"), sees_values=False),
         _TRITON,
     )
 }
 
 
-def backends_under_test() -> list[Backend]:
-    return [REGISTRY[name] for name in indeed_ext.available_backends() if name in REGISTRY]
+@functools.cache
+def emulation_error() -> Exception | None:
+    """Builds and registers the backend ``cuda-emulated``, unless it is there; what kept it from that."""
+    from cuda_emulation import build  # it takes a minute at first, so only where it is asked for
+
+    try:
+        build.load_backend()
+    except Exception as error:
+        return error
+    return None
+
+
+def backends_under_test(chosen: Sequence[str] | None = None) -> list[Backend]:
+    """All that this build has, or those of them that are chosen."""
+    if not chosen or "cuda-emulated" in chosen:
+        emulation_error()  # reported in test_backends.py
+    available = [REGISTRY[name] for name in indeed_ext.available_backends() if name in REGISTRY]
+    return [backend for backend in available if not chosen or backend.name in chosen]
 
 
 # ----------------------------------------------------------------------------- cases

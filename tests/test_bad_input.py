@@ -257,7 +257,9 @@ _IDS = [f"{function.__name__}-{name}-{what}" for function, (what, name, _, _) in
 def test_named_and_refused(backend: Backend, function: Callable[..., Any], fault: Fault) -> None:
     if backend.device != "cpu":
         pytest.skip("the cases hold CPU tensors, whose values are looked at")
-    _, name, error, change = fault
+    what, name, error, change = fault
+    if not backend.sees_values and any(part in what for part in ("value", "stray", "partner ", "a pair with")):
+        pytest.skip("values are not looked at, which would mean to wait for the device")
     arguments = _good(function)
     arguments[name] = change(arguments[name]) if callable(change) else change
     state = torch.get_rng_state()

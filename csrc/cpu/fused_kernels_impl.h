@@ -225,22 +225,22 @@ void fused_gradients(const FusedBlock<T>& b, const RowView& rows, int64_t begin,
         .rows_first();
   }
   if (!b.last) return;
-  MapBackward<T> task{};
-  task.width = end - begin;
-  task.minmax = b.minmax;
-  task.features = b.features + begin;
-  task.feature_stride = b.width;
-  task.map_gradient = stack_gradient + b.batch * strip;
-  task.base = stack_gradient;
-  task.gradient_stride = strip;
-  task.statistics = b.statistics;
-  task.sums = b.bce.sums;
-  task.grad_features = b.grad_features + begin;
+  const MapBackward<T> task{end - begin,
+                            b.minmax,
+                            b.features + begin,
+                            stack_gradient + b.batch * strip,
+                            stack_gradient,
+                            nullptr,
+                            b.statistics,
+                            b.bce.sums,
+                            b.width,
+                            strip};
+  T* grad_features = b.grad_features + begin;
   if (b.stacked > b.batch) {
-    map_backward(task, rows, 0, b.batch);
+    map_backward(task, rows, 0, b.batch, grad_features);
   } else {
     for (int64_t i = 0; i < b.batch; ++i) {
-      std::copy(task.base + i * strip, task.base + i * strip + task.width, task.grad_features + i * b.width);
+      std::copy(task.base + i * strip, task.base + i * strip + task.width, grad_features + i * b.width);
     }
   }
 }

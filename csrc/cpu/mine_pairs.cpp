@@ -5,11 +5,11 @@
 #include "common/hash.h"
 #include "cpu/compatibility.h"
 #include "cpu/mining_kernels.h"
-#include "operators.h"
-#include "parallel.h"
+#include "cpu/operators.h"
+#include "cpu/parallel.h"
+#include "mining_arguments.h"
 
-namespace indeed {
-namespace cpu {
+namespace indeed::cpu {
 namespace {
 
 constexpr int64_t kNone = -1;
@@ -192,30 +192,24 @@ class MutualBest {
 };
 
 }  // namespace
-}  // namespace cpu
 
 Tensor mine_pairs(Tensor present_any, Tensor seed, int64_t strategy) {
-  require(present_any.dim() == 2, "labels: expected 2 dimensions, got ", present_any.dim());
-  require_dtype("labels", present_any, ScalarType::Int);
-  require_dtype("seed", seed, ScalarType::Long);
-  require(seed.numel() == 1, "seed: expected one value, got ", seed.numel());
-  require(strategy >= 0 && strategy <= static_cast<int64_t>(Strategy::kBalanced), "strategy: unknown code ", strategy);
+  require_mining_arguments(present_any, seed, strategy);
   const Tensor present = dense(present_any);
   const int64_t batch = present.size(0);
-  require(batch <= INT32_MAX, "labels: expected fewer than 2**31 rows, got ", batch);
   Tensor partner = empty_like_type(present, {batch}, ScalarType::Long);
   if (batch == 0) return partner;
 
-  const auto hashes = cpu::sample_hashes(*seed.const_data_ptr<int64_t>(), batch);
-  const cpu::Compatibility compatibility(reinterpret_cast<const uint32_t*>(present.const_data_ptr<int32_t>()), batch,
+  const auto hashes = sample_hashes(*seed.const_data_ptr<int64_t>(), batch);
+  const Compatibility compatibility(reinterpret_cast<const uint32_t*>(present.const_data_ptr<int32_t>()), batch,
                                          present.size(1));
   int64_t* out = partner.mutable_data_ptr<int64_t>();
   if (static_cast<Strategy>(strategy) == Strategy::kAnchor) {
-    cpu::anchor(compatibility, hashes, out);
+    anchor(compatibility, hashes, out);
   } else {
-    cpu::MutualBest(compatibility, hashes, static_cast<Strategy>(strategy) == Strategy::kBalanced).run(out);
+    MutualBest(compatibility, hashes, static_cast<Strategy>(strategy) == Strategy::kBalanced).run(out);
   }
   return partner;
 }
 
-}  // namespace indeed
+}  // namespace indeed::cpu

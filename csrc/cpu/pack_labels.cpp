@@ -3,10 +3,10 @@
 #include <type_traits>
 
 #include "common/options.h"
-#include "operators.h"
-#include "parallel.h"
+#include "cpu/operators.h"
+#include "cpu/parallel.h"
 
-namespace indeed {
+namespace indeed::cpu {
 namespace {
 
 struct WordBits {
@@ -138,4 +138,4 @@ std::tuple<Tensor, Tensor> pack_labels(Tensor labels_any) {
   return {present, known};
 }
 
-}  // namespace indeed
+}  // namespace indeed::cpu

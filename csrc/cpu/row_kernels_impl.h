@@ -127,6 +127,7 @@ void load_pos_weight(Tile<T>& tile, const T* pos_weight, int64_t first_class, in
 
 template <typename T>
 void bce_block(const BceBlock<T>& b, const RowView& rows, int64_t begin, int64_t end, T* grad_bias) {
+  const BlockWeights<T> weights = block_weights(b);
   Tile<T> o{}, q{}, d{}, bias{}, pos_weight{}, slope_o{}, slope_i{}, slope_d{}, grad_o{}, grad_b{};
   for (int64_t sample = begin; sample < end; ++sample) {
     for (int64_t c = 0; c < b.classes; c += kTileLanes) {
@@ -145,7 +146,7 @@ void bce_block(const BceBlock<T>& b, const RowView& rows, int64_t begin, int64_t
       clear(grad_b);
       for (int64_t k = rows.own_begin[sample]; k < rows.own_begin[sample + 1]; ++k) {
         const int64_t row = rows.own[k];
-        const T weight = b.row_weight != nullptr ? b.row_weight[row] : b.scale;
+        const T weight = b.row_weight != nullptr ? b.row_weight[row] : weights.scale;
         RowSums& sums = b.sums[row];
         sums.original += loss_o;
         for (int64_t l = 0; l < kTileLanes; ++l) grad_o.lane[l] += weight * slope_o.lane[l];
@@ -171,7 +172,7 @@ void bce_block(const BceBlock<T>& b, const RowView& rows, int64_t begin, int64_t
           sums.disparate += bce_tile(biased, present & ~partner_present, both, pos_weight, slope_d);
         }
         if (!b.gradients) continue;
-        const T weight_i = weight * b.lam_identical, weight_d = weight * b.lam_disparate;
+        const T weight_i = weight * weights.identical, weight_d = weight * weights.disparate;
         T dot_identical = 0, dot_disparate = 0;
 #pragma omp simd reduction(+ : dot_identical, dot_disparate)
         for (int64_t l = 0; l < kTileLanes; ++l) {
@@ -197,6 +198,7 @@ void bce_block(const BceBlock<T>& b, const RowView& rows, int64_t begin, int64_t
 
 template <typename T>
 void six_way(const SixWayLogits<T>& x, const BceBlock<T>& b, const RowView& rows, int64_t begin, int64_t end) {
+  const BlockWeights<T> weights = block_weights(b);
   Tile<T> logits{}, pos_weight{}, slope_o{}, slope{}, grad_o{};
   for (int64_t sample = begin; sample < end; ++sample) {
     for (int64_t c = 0; c < x.classes; c += kTileLanes) {
@@ -210,7 +212,7 @@ void six_way(const SixWayLogits<T>& x, const BceBlock<T>& b, const RowView& rows
       clear(grad_o);
       for (int64_t k = rows.own_begin[sample]; k < rows.own_begin[sample + 1]; ++k) {
         const int64_t row = rows.own[k];
-        const T weight = b.row_weight != nullptr ? b.row_weight[row] : b.scale;
+        const T weight = b.row_weight != nullptr ? b.row_weight[row] : weights.scale;
         RowSums& sums = b.sums[row];
         sums.original += loss_o;
         for (int64_t l = 0; l < kTileLanes; ++l) grad_o.lane[l] += weight * slope_o.lane[l];
@@ -226,9 +228,9 @@ void six_way(const SixWayLogits<T>& x, const BceBlock<T>& b, const RowView& rows
           }
           if (b.gradients) store(slope, gradient + row * x.classes + c, count);
         };
-        block(x.identical, x.grad_identical, present & partner_present, b.blocks & kIdenticalBlock, b.lam_identical,
+        block(x.identical, x.grad_identical, present & partner_present, b.blocks & kIdenticalBlock, weights.identical,
               sums.identical);
-        block(x.disparate, x.grad_disparate, present & ~partner_present, b.blocks & kDisparateBlock, b.lam_disparate,
+        block(x.disparate, x.grad_disparate, present & ~partner_present, b.blocks & kDisparateBlock, weights.disparate,
               sums.disparate);
       }
       if (b.gradients) store(grad_o, x.grad_original + sample * x.classes + c, count);
@@ -279,7 +281,7 @@ void incoming_gradient(const T* __restrict source, const T* __restrict f, const 
 }
 
 template <typename T, bool kMinmax>
-void map_backward_norm(const MapBackward<T>& b, const RowView& rows, int64_t begin, int64_t end) {
+void map_backward_norm(const MapBackward<T>& b, const RowView& rows, int64_t begin, int64_t end, T* grad_features) {
   const int64_t width = b.width;
   const auto slope_of = [&](int64_t row) {
     return map_slope(b.statistics[row], kMinmax, static_cast<T>(b.sums[row].dot_identical),
@@ -287,7 +289,7 @@ void map_backward_norm(const MapBackward<T>& b, const RowView& rows, int64_t beg
   };
   for (int64_t sample = begin; sample < end; ++sample) {
     const T* f = b.features + sample * b.feature_stride;
-    T* out = b.grad_features + sample * b.feature_stride;
+    T* out = grad_features + sample * b.feature_stride;
     const T* start = b.base != nullptr ? b.base + sample * b.gradient_stride : nullptr;
     for (int64_t k = rows.own_begin[sample]; k < rows.own_begin[sample + 1]; ++k) {
       const int64_t row = rows.own[k], twin = rows.twin[row];
@@ -321,11 +323,11 @@ void map_backward_norm(const MapBackward<T>& b, const RowView& rows, int64_t beg
 }
 
 template <typename T>
-void map_backward(const MapBackward<T>& b, const RowView& rows, int64_t begin, int64_t end) {
+void map_backward(const MapBackward<T>& b, const RowView& rows, int64_t begin, int64_t end, T* grad_features) {
   if (b.minmax) {
-    map_backward_norm<T, true>(b, rows, begin, end);
+    map_backward_norm<T, true>(b, rows, begin, end, grad_features);
   } else {
-    map_backward_norm<T, false>(b, rows, begin, end);
+    map_backward_norm<T, false>(b, rows, begin, end, grad_features);
   }
 }
 

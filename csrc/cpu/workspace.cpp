@@ -1,4 +1,4 @@
-#include "workspace.h"
+#include "cpu/workspace.h"
 
 #include <mutex>
 #include <new>

@@ -1,8 +1,8 @@
-#include "directed_rows.h"
+#include "cpu/directed_rows.h"
 
 #include <numeric>
 
-namespace indeed {
+namespace indeed::cpu {
 namespace {
 
 // Rows grouped by the sample `key` names, in ascending order within a group (a counting sort).
@@ -56,4 +56,4 @@ RowView DirectedRows::view() const {
           own_.data(), incoming_begin_.data(), incoming_.data()};
 }
 
-}  // namespace indeed
+}  // namespace indeed::cpu

@@ -1,0 +1,141 @@
+// The matrix products of the fused loss on the CPU. The identical features and the gradients by the stack exist only a
+// few rows or columns at a time:
+//
+//   samples in parallel:  [O; Q] and their cross-entropies, then [G_O; G_I] transposed
+//   columns in parallel:  ∂W, [V; T] and, after the last class block, ∂f
+//
+// Every sum has an order of its own that no number of threads changes.
+#pragma once
+
+#include <algorithm>
+
+#include "cpu/directed_rows.h"
+#include "cpu/fused_kernels.h"
+#include "cpu/parallel.h"
+#include "cpu/workspace.h"
+#include "fused_loss.h"
+
+namespace indeed::cpu {
+
+// Samples that share one partial sum of the bias gradient, the unit of parallel work on samples.
+constexpr int64_t kChunk = 16;
+
+template <typename T>
+class Products {
+ public:
+  static int64_t elements_per_class(int64_t stacked, int64_t width) { return 2 * stacked + width; }
+
+  Products(const LossRequest& request, const RowView& rows, const LossSizes& sizes, ScalarType dtype)
+      : request_(request),
+        rows_(rows),
+        sizes_(sizes),
+        chunks_((sizes.batch + kChunk - 1) / kChunk),
+        slots_(parallel_slots(4 * sizes.stacked * sizes.width * sizes.block / kMultiplications)),
+        strip_(strip_width()),
+        strips_((sizes.width + strip_ - 1) / strip_),
+        features_(as_type(request.features, dtype)) {}
+
+  // Whether the feature gradient is written by the map's backward, in a type of its choice.
+  bool maps_gradient() const { return true; }
+
+  size_t scratch_bytes() const {
+    return Workspace::bytes_of<T>(transposed_elements()) + Workspace::bytes_of<T>(panel_elements()) +
+           Workspace::bytes_of<T>(slots_ * scratch_elements()) + Workspace::bytes_of<T>(stack_gradient_elements());
+  }
+
+  void begin(Workspace& workspace, MapStatistics<T>* statistics, RowSums* sums, const Tensor& grad_features) {
+    block_ = {};
+    block_.features = static_cast<const T*>(features_.const_data_ptr());
+    block_.batch = sizes_.batch;
+    block_.width = sizes_.width;
+    block_.stacked = sizes_.stacked;
+    block_.transposed = workspace.take<T>(transposed_elements());
+    block_.weight_panels = workspace.take<T>(panel_elements());
+    block_.minmax = request_.minmax;
+    block_.eps = request_.eps;
+    block_.statistics = statistics;
+    if (request_.wants(kGradFeatures)) block_.grad_features = static_cast<T*>(grad_features.mutable_data_ptr());
+    scratch_ = workspace.take<T>(slots_ * scratch_elements());
+    stack_gradient_ = workspace.take<T>(stack_gradient_elements());
+    std::fill(sums, sums + rows_.count, RowSums{});
+  }
+
+  // Logits, cross-entropies and, unless null, bias_partials [bias_chunks, classes].
+  void losses(const ClassBlock<T>& classes, T* bias_partials) {
+    block_.bce = classes.bce;
+    block_.weight = classes.weight;
+    block_.grad_weight = classes.grad_weight;
+    block_.first = classes.first;
+    block_.last = classes.last;
+    const int64_t count = classes.bce.classes;
+    parallel(slots_, panels(count), [&](int64_t, int64_t begin, int64_t end) {
+      kernels().pack_weight(block_, begin, end);
+    });
+    parallel(slots_, chunks_, [&](int64_t slot, int64_t begin, int64_t end) {
+      kernels().logits(block_, rows_, begin * kChunk, std::min(sizes_.batch, end * kChunk), scratch(slot));
+      for (int64_t chunk = begin; chunk < end; ++chunk) {
+        T* partial = bias_partials != nullptr ? bias_partials + chunk * count : nullptr;
+        if (partial != nullptr) std::fill(partial, partial + count, T(0));
+        const int64_t last = std::min(sizes_.batch, (chunk + 1) * kChunk);
+        row_kernels<T>().bce_block(block_.bce, rows_, chunk * kChunk, last, partial);
+        if (block_.grad_weight != nullptr) kernels().transpose_gradients(block_, rows_, chunk * kChunk, last);
+      }
+    });
+  }
+
+  void gradients(const ClassBlock<T>&) {
+    parallel(slots_, strips_, [&](int64_t slot, int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; ++k) {
+        T* stack_gradient = stack_gradient_ + (has_one_block() ? slot : k) * sizes_.stacked * strip_;
+        kernels().gradients(block_, rows_, k * strip_, std::min(sizes_.width, (k + 1) * strip_), strip_,
+                            stack_gradient, scratch(slot));
+      }
+    });
+  }
+
+ private:
+  // Work below which a thread is not worth waking.
+  static constexpr int64_t kMultiplications = 1 << 18;
+  // Columns worked on at a time: the gradients by a strip of the stack stay in the second-level cache.
+  static constexpr int64_t kMaxStrip = 64;
+
+  static const FusedKernels<T>& kernels() { return fused_kernels<T>(); }
+
+  static int64_t panels(int64_t classes) { return (classes + kernels().panel_columns - 1) / kernels().panel_columns; }
+
+  bool has_one_block() const { return sizes_.block >= sizes_.classes; }
+
+  // Narrower where there would be too few strips to go round.
+  int64_t strip_width() const {
+    int64_t strip = kMaxStrip;
+    while (strip > kernels().panel_columns && sizes_.width < 2 * slots_ * strip) strip /= 2;
+    return strip;
+  }
+
+  int64_t transposed_elements() const { return request_.wants(kGradWeight) ? sizes_.stacked * sizes_.block : 0; }
+
+  int64_t panel_elements() const { return panels(sizes_.block) * kernels().panel_columns * sizes_.width; }
+
+  int64_t scratch_elements() const {
+    return std::max(kernels().sample_scratch_elements, kernels().strip_scratch_elements(strip_));
+  }
+
+  // [V; T]: one strip of it per thread, or all of them where the sum goes on with the next class block.
+  int64_t stack_gradient_elements() const {
+    if (!request_.wants(kGradFeatures)) return 0;
+    return (has_one_block() ? slots_ : strips_) * sizes_.stacked * strip_;
+  }
+
+  T* scratch(int64_t slot) const { return scratch_ + slot * scratch_elements(); }
+
+  const LossRequest& request_;
+  const RowView rows_;
+  const LossSizes sizes_;
+  const int64_t chunks_, slots_, strip_, strips_;
+  const Tensor features_;
+  FusedBlock<T> block_{};
+  T* scratch_ = nullptr;         // one piece per thread
+  T* stack_gradient_ = nullptr;  // strips of [V; T]
+};
+
+}  // namespace indeed::cpu
