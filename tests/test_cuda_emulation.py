@@ -213,7 +213,7 @@ def _python(arguments: list[str], environment: dict[str, str]) -> subprocess.Com
     return subprocess.run(
         [sys.executable, *arguments],
         env=os.environ | environment,
-        cwd=TESTS.parent,
+        cwd=TESTS,  # not the root, whose indeed_ext may never have been built
         capture_output=True,
         text=True,
         check=False,

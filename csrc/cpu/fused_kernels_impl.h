@@ -7,11 +7,6 @@ namespace {
 constexpr int64_t kGroupRows = 48;
 constexpr int64_t kRowPitch = kTileDepth + 16;
 
-template <typename T>
-int64_t panel_count(int64_t columns) {
-  return (columns + kPanelColumns<T> - 1) / kPanelColumns<T>;
-}
-
 // out[k][i] = in[i][k] for `rows` rows and `columns` columns; out rows are `out_stride` apart. Goes through a block
 // that stays in cache whatever the strides, as strides of whole pages make neighbours evict each other.
 template <typename T>
@@ -106,7 +101,7 @@ void fused_logits(const FusedBlock<T>& b, const RowView& rows, int64_t begin, in
     group.samples = std::min(kGroupRows / 2, end - sample);
     group.own = rows.own + own;
     group.own_count = std::min(kGroupRows - group.samples, last_own - own);
-    // Where identical rows are fewer, as many as there are samples keeps both ends of a group in cache.
+    // Until the last samples, as many rows of their own as there are samples: they read the same features.
     if (sample + group.samples < end) group.own_count = std::min(group.own_count, kGroupRows / 2);
     if (b.first) {
       for (int64_t i = 0; i < group.own_count; ++i) {

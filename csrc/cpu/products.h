@@ -68,7 +68,8 @@ class Products {
     block_.first = classes.first;
     block_.last = classes.last;
     const int64_t count = classes.bce.classes;
-    parallel(slots_, panels(count), [&](int64_t, int64_t begin, int64_t end) {
+    const int64_t packing_slots = std::min(slots_, parallel_slots(count * sizes_.width / kPackedElements));
+    parallel(packing_slots, panels(count), [&](int64_t, int64_t begin, int64_t end) {
       kernels().pack_weight(block_, begin, end);
     });
     parallel(slots_, chunks_, [&](int64_t slot, int64_t begin, int64_t end) {
@@ -96,6 +97,7 @@ class Products {
  private:
   // Work below which a thread is not worth waking.
   static constexpr int64_t kMultiplications = 1 << 18;
+  static constexpr int64_t kPackedElements = 1 << 15;
   // Columns worked on at a time: the gradients by a strip of the stack stay in the second-level cache.
   static constexpr int64_t kMaxStrip = 64;
 
