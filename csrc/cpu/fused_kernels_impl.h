@@ -77,12 +77,12 @@ void group_logits(const FusedBlock<T>& b, const RowView& rows, const RowGroup& g
       const T* panel = b.weight_panels + c * width + k * kColumns;
       for (int64_t first = 0; first < group.size(); first += kTileRows) {
         const int64_t count = std::min(kTileRows, group.size() - first);
-        TileRows<T> tile;
+        ScatteredRows<T> tile;
         for (int64_t i = 0; i < count; ++i) {
           const int64_t at = first + i;
-          tile.left[i] = scratch + at * kRowPitch;
-          tile.out[i] = c + (at < group.samples ? b.bce.original + (group.first_sample + at) * stride
-                                                : b.bce.identical + group.own[at - group.samples] * stride);
+          tile.from[i] = scratch + at * kRowPitch;
+          tile.to[i] = c + (at < group.samples ? b.bce.original + (group.first_sample + at) * stride
+                                               : b.bce.identical + group.own[at - group.samples] * stride);
         }
         multiply(tile, count, 1, panel, depth, std::min(kColumns, b.bce.classes - c), k > 0);
       }
@@ -207,7 +207,7 @@ void fused_gradients(const FusedBlock<T>& b, const RowView& rows, int64_t begin,
       if (row + depth == b.stacked) prefetch(b.features, b.batch, b.width, end, next);
       Product<T>{b.transposed + row, classes, b.stacked, 1, depth, scratch, panel_stride, end - begin,
                  b.grad_weight + begin, b.width, row > 0}
-          .rows_first();
+          .run();
     }
   }
   if (b.grad_features == nullptr) return;
@@ -217,7 +217,7 @@ void fused_gradients(const FusedBlock<T>& b, const RowView& rows, int64_t begin,
     prefetch(b.weight + c * b.width, depth, b.width, end, next);
     Product<T>{b.bce.original + c, b.stacked, classes, 1, depth, scratch, panel_stride, end - begin, stack_gradient,
                strip, c > 0 || !b.first}
-        .rows_first();
+        .run();
   }
   if (!b.last) return;
   const MapBackward<T> task{end - begin,

@@ -37,22 +37,35 @@ inline __attribute__((always_inline)) void store_vector(T* data, Vector<T> vecto
   __builtin_memcpy(data, &vector, sizeof(vector));
 }
 
-// Rows of the left operand, `step` elements from one k to the next, and where their results go.
+// The rows of a tile: left(i) is read, elements `step` apart from one k to the next, out(i) is written.
 template <typename T>
-struct TileRows {
-  const T* left[kTileRows];
-  T* out[kTileRows];
+struct ScatteredRows {
+  const T* from[kTileRows];
+  T* to[kTileRows];
+
+  const T* left(int64_t i) const { return from[i]; }
+  T* out(int64_t i) const { return to[i]; }
 };
 
-template <typename T, int kRows, int kVectors>
-void multiply_tile(const TileRows<T>& rows, int64_t step, const T* panel, int64_t depth, int64_t columns, bool add) {
+template <typename T>
+struct StridedRows {
+  const T* from;
+  T* to;
+  int64_t from_stride, to_stride;
+
+  const T* left(int64_t i) const { return from + i * from_stride; }
+  T* out(int64_t i) const { return to + i * to_stride; }
+};
+
+// Loops over the tile are unrolled by request: only then do the sums live in registers from first to last.
+template <int kRows, int kVectors, typename T, typename Rows>
+__attribute__((noinline)) void multiply_tile(const Rows& rows, int64_t step, const T* panel, int64_t depth, int64_t columns, bool add) {
   constexpr int64_t kLanes = VectorOf<T>::kLanes;
-  // Loops over the tile are unrolled by request: only then do the sums live in registers from first to last.
   Vector<T> sum[kRows][kVectors];
   const T* left[kRows];
 #pragma GCC unroll 6
   for (int i = 0; i < kRows; ++i) {
-    left[i] = rows.left[i];
+    left[i] = rows.left(i);
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) sum[i][v] = Vector<T>{};
   }
@@ -70,7 +83,7 @@ void multiply_tile(const TileRows<T>& rows, int64_t step, const T* panel, int64_
   if (columns == kVectors * kLanes) [[likely]] {
 #pragma GCC unroll 6
     for (int i = 0; i < kRows; ++i) {
-      T* out = rows.out[i];
+      T* out = rows.out(i);
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
         store_vector(out + v * kLanes, add ? load_vector(out + v * kLanes) + sum[i][v] : sum[i][v]);
@@ -80,42 +93,45 @@ void multiply_tile(const TileRows<T>& rows, int64_t step, const T* panel, int64_
   }
 #pragma GCC unroll 6
   for (int i = 0; i < kRows; ++i) {
-    T lane[kVectors * kLanes];
+    T lane[kVectors * kLanes], *out = rows.out(i);
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) store_vector(lane + v * kLanes, sum[i][v]);
-    for (int64_t j = 0; j < columns; ++j) rows.out[i][j] = add ? rows.out[i][j] + lane[j] : lane[j];
+    for (int64_t j = 0; j < columns; ++j) out[j] = add ? out[j] + lane[j] : lane[j];
   }
 }
 
-template <typename T, int kRows>
-inline void multiply_rows(const TileRows<T>& rows, int64_t step, const T* panel, int64_t depth, int64_t columns,
+// The first `count` rows and `columns` columns.
+template <int kVectors, typename T, typename Rows>
+inline void multiply_rows(const Rows& rows, int64_t count, int64_t step, const T* panel, int64_t depth, int64_t columns,
                           bool add) {
-  if (columns <= VectorOf<T>::kLanes) {
-    multiply_tile<T, kRows, 1>(rows, step, panel, depth, columns, add);
-  } else {
-    multiply_tile<T, kRows, 2>(rows, step, panel, depth, columns, add);
+  switch (count) {
+    case 1:
+      return multiply_tile<1, kVectors>(rows, step, panel, depth, columns, add);
+    case 2:
+      return multiply_tile<2, kVectors>(rows, step, panel, depth, columns, add);
+    case 3:
+      return multiply_tile<3, kVectors>(rows, step, panel, depth, columns, add);
+    case 4:
+      return multiply_tile<4, kVectors>(rows, step, panel, depth, columns, add);
+    case 5:
+      return multiply_tile<5, kVectors>(rows, step, panel, depth, columns, add);
+    default:
+      return multiply_tile<6, kVectors>(rows, step, panel, depth, columns, add);
   }
 }
 
-// The first `count` rows; an odd count repeats the last one, with a result that goes nowhere.
-template <typename T>
-void multiply(TileRows<T>& rows, int64_t count, int64_t step, const T* panel, int64_t depth, int64_t columns,
-              bool add) {
-  T spare[kPanelColumns<T>] = {};
-  if (count % 2 != 0) {
-    rows.left[count] = rows.left[count - 1];
-    rows.out[count] = spare;
-  }
-  if (count > 4) {
-    multiply_rows<T, 6>(rows, step, panel, depth, columns, add);
-  } else if (count > 2) {
-    multiply_rows<T, 4>(rows, step, panel, depth, columns, add);
+template <typename T, typename Rows>
+inline void multiply(const Rows& rows, int64_t count, int64_t step, const T* panel, int64_t depth, int64_t columns,
+                     bool add) {
+  if (columns <= VectorOf<T>::kLanes) {
+    multiply_rows<1>(rows, count, step, panel, depth, columns, add);
   } else {
-    multiply_rows<T, 2>(rows, step, panel, depth, columns, add);
+    multiply_rows<2>(rows, count, step, panel, depth, columns, add);
   }
 }
 
 // out += or = left @ panels for left rows `row_step` apart and elements `step` apart; panels lie `panel_stride` apart.
+// A tile of left rows stays in cache while the panels pass, which together fit the second level.
 template <typename T>
 struct Product {
   const T* left;
@@ -126,21 +142,14 @@ struct Product {
   int64_t out_stride;
   bool add;
 
-  void run_tile(int64_t first, int64_t column) const {
-    const int64_t count = std::min(kTileRows, rows - first);
-    TileRows<T> tile;
-    for (int64_t i = 0; i < count; ++i) {
-      tile.left[i] = left + (first + i) * row_step;
-      tile.out[i] = out + (first + i) * out_stride + column;
-    }
-    multiply(tile, count, step, panels + column / kPanelColumns<T> * panel_stride, depth,
-             std::min(kPanelColumns<T>, columns - column), add);
-  }
-
-  // Keeps a tile of left rows in cache while the panels pass, which together fit the second level.
-  void rows_first() const {
+  void run() const {
     for (int64_t row = 0; row < rows; row += kTileRows) {
-      for (int64_t column = 0; column < columns; column += kPanelColumns<T>) run_tile(row, column);
+      const T* panel = panels;
+      for (int64_t column = 0; column < columns; column += kPanelColumns<T>, panel += panel_stride) {
+        const StridedRows<T> tile{left + row * row_step, out + row * out_stride + column, row_step, out_stride};
+        multiply(tile, std::min(kTileRows, rows - row), step, panel, depth,
+                 std::min(kPanelColumns<T>, columns - column), add);
+      }
     }
   }
 };
