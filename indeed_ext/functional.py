@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -245,41 +245,47 @@ def fused_indeed_loss(
         RuntimeError: on differentiating twice; the ``"reference"`` backend can.
     """
     features, weight, bias = _autocast(features, weight, bias)
-    arguments = (features, weight, labels, bias, pairs, strategy, norm, lam, eps, reduction, pos_weight)
+    arguments = _LossArguments(
+        features, weight, labels, bias, pairs, strategy, norm, lam, eps, reduction, pos_weight, seed, generator
+    )
     operators = select(backend, features.device if isinstance(features, Tensor) else torch.device("cpu"))
     refusal = None
     if operators is not None and not torch.compiler.is_compiling():
         try:
-            result = _compiled_loss(operators, *arguments, seed, generator)
+            result = _compiled_loss(operators, arguments)
             return result if return_components else result[0]
         except _REFUSALS as error:
             refusal = error
     # The operators refuse whatever is wrong, but only here is it said in the terms of this function.
-    _check_loss_arguments(*arguments)
+    _check_loss_arguments(arguments)
     if refusal is not None:
         raise refusal
-    evaluate = _reference_loss if operators is None else partial(_compiled_loss, operators)
-    result = evaluate(*arguments, seed, generator)
+    result = _reference_loss(arguments) if operators is None else _compiled_loss(operators, arguments)
     return result if return_components else result[0]
+
+
+class _LossArguments(NamedTuple):
+    features: Tensor
+    weight: Tensor
+    labels: Labels
+    bias: Tensor | None
+    pairs: Tensor | None
+    strategy: str
+    norm: str
+    lam: Lam
+    eps: float
+    reduction: str
+    pos_weight: Tensor | None
+    seed: int | Tensor | None
+    generator: torch.Generator | None
 
 
 #: What operators and the preparation of their arguments raise.
 _REFUSALS = (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
-def _check_loss_arguments(
-    features: Tensor,
-    weight: Tensor,
-    labels: Labels,
-    bias: Tensor | None,
-    pairs: Tensor | None,
-    strategy: str,
-    norm: str,
-    lam: Lam,
-    eps: float,
-    reduction: str,
-    pos_weight: Tensor | None,
-) -> None:
+def _check_loss_arguments(arguments: _LossArguments) -> None:
+    features, weight, labels, bias, pairs, strategy, norm, lam, eps, reduction, pos_weight, *_ = arguments
     check_float("features", features, 2)
     check_float("weight", weight, 2)
     batch, width = features.shape
@@ -303,23 +309,9 @@ def _check_loss_arguments(
     check_pos_weight(pos_weight, num_classes, "features", features)
 
 
-def _compiled_loss(
-    operators: Any,
-    features: Tensor,
-    weight: Tensor,
-    labels: Labels,
-    bias: Tensor | None,
-    pairs: Tensor | None,
-    strategy: str,
-    norm: str,
-    lam: Lam,
-    eps: float,
-    reduction: str,
-    pos_weight: Tensor | None,
-    seed: int | Tensor | None,
-    generator: torch.Generator | None,
-) -> tuple[Tensor, Tensor]:
+def _compiled_loss(operators: Any, arguments: _LossArguments) -> tuple[Tensor, Tensor]:
     """(loss, components); checks here are those the operators cannot make."""
+    features, weight, labels, bias, pairs, strategy, norm, lam, eps, reduction, pos_weight, seed, generator = arguments
     batch, num_classes = features.shape[0], weight.shape[0]
     packed, known = is_packed(labels, num_classes), None
     if isinstance(labels, tuple):
@@ -345,21 +337,9 @@ def _compiled_loss(
     return loss, components
 
 
-def _reference_loss(
-    features: Tensor,
-    weight: Tensor,
-    labels: Labels,
-    bias: Tensor | None,
-    pairs: Tensor | None,
-    strategy: str,
-    norm: str,
-    lam: Lam,
-    eps: float,
-    reduction: str,
-    pos_weight: Tensor | None,
-    seed: int | Tensor | None,
-    generator: torch.Generator | None,
-) -> tuple[Tensor, Tensor]:
+def _reference_loss(arguments: _LossArguments) -> tuple[Tensor, Tensor]:
+    """(loss, components)."""
+    features, weight, labels, bias, pairs, strategy, norm, lam, eps, reduction, pos_weight, seed, generator = arguments
     plain = _plain_labels(labels, weight.shape[0])
     if pairs is None:
         seed = _seed_tensor(seed, generator, features.device)
