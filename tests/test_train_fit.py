@@ -26,6 +26,15 @@ from indeed_ext.train.module import IndeedModule
 from indeed_ext.train.recipes import recipe_files, recipe_names, recipe_summary
 
 SMOKE = ["fit", "--recipe", "ml-digits-smoke", "--trainer.accelerator", "cpu"]
+RECIPES = ", ".join(recipe_names())
+#: What a recipe takes from the paper: backbone, epochs, learning rate schedule.
+PAPER = {
+    "ml-digits": ("simple_cnn", 10, "torch.optim.lr_scheduler.StepLR"),
+    "ml-digits-biased": ("simple_cnn", 10, "torch.optim.lr_scheduler.StepLR"),
+    "ml-mnist": ("simple_cnn", 30, "torch.optim.lr_scheduler.StepLR"),
+    "ml-cifar-10": ("vgg16", 300, "torch.optim.lr_scheduler.CosineAnnealingWarmRestarts"),
+    "ml-folder": ("resnet18", 100, "indeed_ext.train.schedules.OneCycle"),
+}
 QUIET = ["--trainer.enable_progress_bar", "false"]
 EVERY_THIRD_STEP = [
     "--trainer.callbacks+", "lightning.pytorch.callbacks.ModelCheckpoint",
@@ -94,10 +103,16 @@ def test_a_recipe_gives_a_complete_configuration(name: str, in_tmp: Path, capsys
     config = yaml.safe_load(capsys.readouterr().out)
     assert config["recipe"] == name
     assert config["model"]["lam"] == 0.25  # given before the recipe, and yet it overrides
-    assert config["model"]["method"] == "minmax"
-    assert config["data"]["init_args"]["objects"] == 5
     assert config["optimizer"]["class_path"] == "torch.optim.Adam"
-    assert config["lr_scheduler"]["class_path"] == "torch.optim.lr_scheduler.StepLR"
+    assert config["optimizer"]["init_args"]["lr"] == 0.001
+    backbone, epochs, schedule = PAPER[name.removesuffix("-smoke")]
+    assert config["lr_scheduler"]["class_path"] == schedule
+    if not name.endswith("-smoke"):
+        assert config["model"]["backbone"] == backbone
+        assert config["trainer"]["max_epochs"] == epochs
+    if name.startswith("ml-"):
+        assert config["model"]["method"] == "minmax"
+        assert config["data"]["init_args"]["objects"] == (2 if "biased" in name else 5)
     assert not list(in_tmp.iterdir())
 
 
@@ -123,8 +138,8 @@ def test_fit_from_the_command_line(in_tmp: Path) -> None:
 
 def test_run_folder_holds_settings_log_checkpoint_measures_and_picture(finished: Path) -> None:
     expected = {
-        "checkpoints", "config.yaml", "confidence_map.png", "evaluation.csv", "evaluation.json", "metrics.csv",
-        "model.safetensors",
+        "checkpoints", "config.yaml", "confidence_map.png", "contextual_bias.csv", "evaluation.csv", "evaluation.json",
+        "metrics.csv", "model.safetensors",
     }  # fmt: skip
     assert {path.name for path in finished.iterdir()} == expected
     assert [path.name for path in (finished / "checkpoints").iterdir()] == ["last.ckpt"]
@@ -233,9 +248,9 @@ def test_a_logger_of_the_user_writes_beside_the_run_folder(in_tmp: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--recipe", "ml-nothing"], "unknown recipe 'ml-nothing'; the recipes are: ml-digits, ml-digits-smoke"),
+        (["--recipe", "ml-nothing"], f"unknown recipe 'ml-nothing'; the recipes are: {RECIPES}"),
         (["--recipe"], "--recipe: which one?"),
-        ([], "--recipe: name one of ml-digits, ml-digits-smoke"),
+        ([], f"--recipe: name one of {RECIPES}, or give a configuration with --config"),
         (["--recipe=ml-digits-smoke", "--model.method", "focal"], "model.method"),
         (["--recipe=ml-digits-smoke", "--model.strategy", "nearest"], "model.strategy"),
         (["--recipe=ml-digits-smoke", "--model.backbone", "vgg0"], "unknown backbone 'vgg0'"),
