@@ -17,6 +17,7 @@ TRAIN_MODULES = frozenset(
         "jsonargparse",
         "lightning",
         "matplotlib",
+        "pycocotools",
         "safetensors",
         "sklearn",
         "timm",

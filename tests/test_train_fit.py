@@ -33,6 +33,11 @@ PAPER = {
     "ml-digits-biased": ("simple_cnn", 10, "torch.optim.lr_scheduler.StepLR"),
     "ml-mnist": ("simple_cnn", 30, "torch.optim.lr_scheduler.StepLR"),
     "ml-cifar-10": ("vgg16", 300, "torch.optim.lr_scheduler.CosineAnnealingWarmRestarts"),
+    "voc-scratch": ("tresnet_m", 400, "indeed_ext.train.schedules.OneCycle"),
+    "voc-pretrained": ("tresnet_xl", 80, "indeed_ext.train.schedules.OneCycle"),
+    "coco": ("resnet50", 200, "indeed_ext.train.schedules.OneCycle"),
+    "own-images": ("resnet50", 30, "indeed_ext.train.schedules.OneCycle"),
+    "features": ("linear", 30, "indeed_ext.train.schedules.OneCycle"),
     "ml-folder": ("resnet18", 100, "indeed_ext.train.schedules.OneCycle"),
 }
 QUIET = ["--trainer.enable_progress_bar", "false"]
@@ -110,7 +115,7 @@ def test_a_recipe_gives_a_complete_configuration(name: str, in_tmp: Path, capsys
     if not name.endswith("-smoke"):
         assert config["model"]["backbone"] == backbone
         assert config["trainer"]["max_epochs"] == epochs
-    if name.startswith("ml-"):
+    if name.startswith(("ml-digits", "ml-mnist", "ml-cifar")):
         assert config["model"]["method"] == "minmax"
         assert config["data"]["init_args"]["objects"] == (2 if "biased" in name else 5)
     assert not list(in_tmp.iterdir())

@@ -104,6 +104,9 @@ def test_class_folders_become_composites(tmp_path: Path) -> None:
     images, labels = next(iter(data.train_dataloader()))
     assert images.shape == (8, 3, 30, 30)
     assert labels.shape == (8, 4)
+    few = FolderData(str(tmp_path), image_size=10, objects=2, epoch_size=16, batch_size=8, test_size=8)
+    few.setup("fit")
+    assert torch.bincount(few.pools[2].labels).tolist() == [2, 2, 2, 2]
 
 
 def broken_image(root: Path) -> None:

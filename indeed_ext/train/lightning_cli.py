@@ -32,8 +32,12 @@ from .bias import write_bias
 from .data.base import DataError, MultilabelData
 
 # Imported so that --data knows them by their names.
+from .data.coco import CocoData  # noqa: F401
 from .data.digits import DigitsData  # noqa: F401
+from .data.features import FeaturesData  # noqa: F401
 from .data.single_label import Cifar10Data, FolderData, MnistData  # noqa: F401
+from .data.table import CsvData  # noqa: F401
+from .data.voc import VocData  # noqa: F401
 from .evaluation import Report
 from .module import IndeedModule
 from .recipes import recipe_files, recipe_names

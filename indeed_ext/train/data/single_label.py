@@ -31,7 +31,7 @@ class HeldOutComposites(CompositeData):
         together: probability with which the classes 2k and 2k+1 occur together in training; null: as chance has it.
         tests: single (one object at a time), entire (N objects, chosen uniformly), or both; the first one counts.
         augment: RandAugment and Cutout on the training images.
-        test_size: test images, the first ones; null for all.
+        test_size: test images, of every class as many; null for all.
     """
 
     def __init__(
@@ -69,7 +69,9 @@ class HeldOutComposites(CompositeData):
             )
         except ValueError as error:
             raise DataError(f"{self.root}: too few training images to hold a tenth out: {error}") from None
-        test = test.subset(torch.arange(len(test.labels))[: self.test_size])
+        if self.test_size is not None:
+            by_class = test.labels.argsort(stable=True)
+            test = test.subset(by_class[torch.linspace(0, len(by_class) - 1, self.test_size).long()])
         train, validation = (rest.subset(torch.tensor(sorted(part))) for part in (train, validation))
         return train, validation, test
 
