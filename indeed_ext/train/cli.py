@@ -23,6 +23,10 @@ def main(argv: list[str] | None = None) -> None:
         from .lightning_cli import run
 
         run(argv)
+    elif command == "compare":
+        from .compare import compare
+
+        compare(argv[1:])
     elif command in (None, "-h", "--help"):
         print(USAGE)
     else:
