@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import logging
 import re
 import sys
@@ -23,7 +22,6 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from safetensors.torch import save
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -42,6 +40,7 @@ from .evaluation import Report
 from .module import IndeedModule
 from .recipes import recipe_files, recipe_names
 from .schedules import OneCycle
+from .trained import About, save_trained
 
 FIT_DESCRIPTION = """\
 Train a network, then evaluate it. Start from a recipe and override what you like:
@@ -53,8 +52,13 @@ Train a network, then evaluate it. Start from a recipe and override what you lik
   indeed fit --data.help DigitsData  explains the options of a kind of data
 
 The run folder then holds the settings (config.yaml), the training log (metrics.csv), the checkpoint, the plain
-network's weights (model.safetensors), and of the test images the measures (evaluation.json, evaluation.csv)
-and the confidence map (confidence_map.png)."""
+network's weights (model.safetensors), and of the test images the measures (evaluation.json, evaluation.csv),
+the confidence map (confidence_map.png) and the report on contextual bias (contextual_bias.csv).
+
+  --trainer.precision bf16-mixed          mixed precision
+  --trainer.gradient_clip_val 1.0         gradient clipping
+  --trainer.callbacks+ EMAWeightAveraging    the moving average of the weights is evaluated and saved
+  --trainer.logger TensorBoardLogger --trainer.logger.save_dir tb"""
 
 TEST_DESCRIPTION = """\
 Evaluate a checkpoint on the test images of a recipe:
@@ -109,6 +113,8 @@ class IndeedCLI(LightningCLI):
             logging.getLogger(name).setLevel(logging.WARNING)
         # Lightning 2.6's own use of a torch function that torch 2.14 deprecates.
         warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+        # A recipe may leave out the validation, as the paper does.
+        warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
         super().__init__(
             IndeedModule,
             MultilabelData,
@@ -226,9 +232,17 @@ class IndeedCLI(LightningCLI):
     def after_fit(self) -> None:
         """Write the plain network's weights and evaluate them."""
         if self.trainer.is_global_zero:
-            metadata = {"backbone": self.model.hparams.backbone, "classes": json.dumps(self.datamodule.class_names)}
-            # save_file would make a file that nobody else may read.
-            (self.run_folder / "model.safetensors").write_bytes(save(self.model.plain_state_dict(), metadata))
+            data = self.datamodule
+            about = About(
+                backbone=self.model.hparams.backbone,
+                classes=list(data.class_names),
+                in_channels=data.in_channels,
+                image_size=list(data.input_size),
+                mean=list(data.mean),
+                std=list(data.std),
+                thresholds=self.model.thresholds.tolist(),
+            )
+            save_trained(self.model.plain_state_dict(), about, self.run_folder / "model.safetensors")
         self.trainer.test(self.model, self.datamodule, verbose=False)
         self.after_test()
 

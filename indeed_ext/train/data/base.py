@@ -37,6 +37,11 @@ class MultilabelData(LightningDataModule, ABC):
     def setup(self, stage: str) -> None:
         """Find the images."""
 
+    @property
+    @abstractmethod
+    def input_size(self) -> tuple[int, ...]:
+        """(height, width) of an image as the network gets it, once this is set up; () for features."""
+
     @abstractmethod
     def train_labels(self) -> Tensor:
         """Labels ``[K, C]`` of the training images, bool: which classes keep company."""

@@ -224,6 +224,11 @@ class CompositeData(MultilabelData):
                 if absent:
                     raise DataError(f"no {name} image of class {self.class_names[absent[0]]!r}")
 
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """(height, width) of the canvas."""
+        return tuple(GRID * side for side in self.pools[0].images.shape[2:])
+
     def draw_epoch(self, epoch: int) -> Draws:
         """The training composites of an epoch: always the same for the same seed."""
         generator = torch.Generator().manual_seed(_mix(self.seed, epoch))

@@ -64,6 +64,11 @@ class FeaturesData(MultilabelData):
     def setup(self, stage: str) -> None:
         """Nothing: the files were read when this was made."""
 
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """(): features have no sides."""
+        return ()
+
     def train_labels(self) -> Tensor:
         """Labels ``[K, C]`` of the training samples."""
         return self.parts["train"].tensors[1]

@@ -127,6 +127,11 @@ class ImageData(MultilabelData):
     def setup(self, stage: str) -> None:
         """Nothing: the listings were read when this was made, so that what is missing shows before the run begins."""
 
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """(height, width) that images are scaled to."""
+        return (self.image_size, self.image_size)
+
     def train_labels(self) -> Tensor:
         """Labels ``[K, C]`` of the training images."""
         return self.train.labels
