@@ -237,6 +237,15 @@ def test_test_command_repeats_the_measures(finished: Path, in_tmp: Path) -> None
     assert measures[0] == measures[1]
 
 
+def test_a_test_fetches_no_pretrained_weights(finished: Path, in_tmp: Path) -> None:
+    saved = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
+    saved["hyper_parameters"]["pretrained"] = True  # which simple_cnn would refuse
+    torch.save(saved, "pretrained.ckpt")
+    arguments = ["test", "--recipe", "ml-digits-smoke", "--ckpt_path", "pretrained.ckpt", *QUIET]
+    cli = run([*arguments, "--trainer.accelerator", "cpu", "--trainer.limit_test_batches", "1"])
+    assert_same(cli.model.plain_state_dict(), load_file(finished / "model.safetensors"))
+
+
 def test_a_logger_of_the_user_writes_beside_the_run_folder(in_tmp: Path) -> None:
     logger = "lightning.pytorch.loggers.CSVLogger"
     short = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1"]

@@ -195,8 +195,10 @@ class IndeedCLI(LightningCLI):
                 fail("--ckpt_path: which checkpoint shall be tested?")
             return
         self.saved = read_checkpoint(config.ckpt_path)["hyper_parameters"]
+        if self.config.subcommand == "test":
+            self.saved = {**self.saved, "pretrained": False}  # the checkpoint has the weights
         for key, value in config.model.items():
-            saved = self.saved[key]
+            saved = self.saved.get(key, value)
             if self.config.subcommand == "fit" and saved != value:
                 fail(f"--ckpt_path: it was trained with model.{key} {saved!r}, not {value!r}; resume it with that")
             config.model[key] = saved
