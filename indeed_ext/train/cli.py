@@ -10,8 +10,6 @@ import sys
 from .recipes import recipe_names, recipe_summary
 
 USAGE = """\
-usage: indeed COMMAND ...
-
   indeed recipes                                   the recipes, a line each
   indeed fit --recipe NAME [...]                   train and evaluate
   indeed test --recipe NAME --ckpt_path PATH       evaluate a checkpoint
