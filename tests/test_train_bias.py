@@ -30,6 +30,11 @@ def test_pairs_come_by_the_share_of_their_images_that_show_both() -> None:
     assert frequent_pairs(labels, 1) == [(0, 1)]
 
 
+def test_classes_that_avoid_each_other_make_no_pair() -> None:
+    labels = torch.tensor([[1, 1, 0]] + [[1, 0, 1]] * 3 + [[0, 1, 0]] * 3).bool()
+    assert frequent_pairs(labels) == [(0, 2)]  # 0 and 1 meet once; independent, they would 16 / 7 times
+
+
 def test_a_row_compares_a_class_with_and_without_its_companion() -> None:
     scores, labels = data()
     train = torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0]]).bool()
@@ -50,7 +55,9 @@ def test_a_row_compares_a_class_with_and_without_its_companion() -> None:
 def test_means_leave_out_what_is_undefined(tmp_path: Path) -> None:
     scores, labels = data()
     labels[:, 1] &= ~labels[:, 0]  # never together in the test
-    rows = contextual_bias(scores, labels, data()[1], NAMES)
+    train = torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0]]).bool()
+    rows = contextual_bias(scores, labels, train, NAMES)
+    assert len(rows) == 12
     means = mean_bias(rows)
     assert any(math.isnan(row.ap_with) for row in rows)
     defined = [row.ap_with for row in rows if not math.isnan(row.ap_with)]

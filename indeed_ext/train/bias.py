@@ -46,12 +46,13 @@ def frequent_pairs(labels: Tensor, count: int = PAIRS) -> list[tuple[int, int]]:
 
     Args:
         labels: ``[K, C]`` bool.
-        count: pairs at most; classes that never meet make none.
+        count: pairs at most; classes that meet no more often than independent ones would make none.
     """
     present = labels.to(torch.float32)  # exact up to 2**24 images
     both = present.T @ present
     images = both.diagonal()
     overlap = (both / (images[:, None] + images - both).clamp(min=1)).triu(1)
+    overlap[both * len(labels) <= images[:, None] * images] = 0
     best = overlap.flatten().topk(min(count, overlap.numel()))
     classes = labels.shape[1]
     return [divmod(index, classes) for value, index in zip(*map(Tensor.tolist, best), strict=True) if value > 0]
