@@ -114,6 +114,22 @@ def test_one_cycle_rises_and_falls_over_the_whole_training(monkeypatch: pytest.M
     assert rates[-1] < 0.01 / 50
 
 
+def test_resuming_gives_the_weights_of_the_uninterrupted_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a loader of torch, whose order follows the epoch, and a schedule that goes by the step."""
+    settings = ["--trainer.max_epochs", "3"]
+    epochs = [
+        "--trainer.callbacks+", "lightning.pytorch.callbacks.ModelCheckpoint", "--trainer.callbacks.dirpath", "epochs",
+        "--trainer.callbacks.filename", "{epoch}", "--trainer.callbacks.save_top_k", "-1",
+    ]  # fmt: skip
+    whole = smoke("features", monkeypatch, *settings, *epochs)
+    resumed = run(["fit", "--recipe", "features-smoke", *CPU, *settings, "--ckpt_path", "epochs/epoch=0.ckpt"])
+    assert resumed.trainer.global_step == whole.trainer.global_step == 9
+    first, second = (load_file(cli.run_folder / "model.safetensors") for cli in (whole, resumed))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    early = torch.load("epochs/epoch=0.ckpt", weights_only=True)["state_dict"]["network.classifier.weight"]
+    assert not torch.equal(first["classifier.weight"], early)
+
+
 def test_averaged_weights_clipping_precision_and_tensorboard(monkeypatch: pytest.MonkeyPatch) -> None:
     """What Lightning brings, by the options that the README names."""
     weights = []
