@@ -138,7 +138,7 @@ def main(argv: list[str]) -> None:
     try:
         _run(_parser().parse_args(argv))
     except ModuleNotFoundError as error:
-        _fail(f"{error.name} is not installed; ONNX export needs pip install onnx onnxscript")
+        _fail(f"{error.name} is not installed; ONNX needs pip install 'indeed_ext[onnx]'")
     except DataError as error:
         # A worker process hands its error on as a traceback, of which the last line is the message.
         _fail(str(error).strip().rpartition("\n")[2].rpartition("DataError: ")[2])
