@@ -113,6 +113,8 @@ class IndeedCLI(LightningCLI):
             logging.getLogger(name).setLevel(logging.WARNING)
         # Lightning 2.6's own use of a torch function that torch 2.14 deprecates.
         warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+        # A class that no image shows is nan in the tables.
+        warnings.filterwarnings("ignore", message="No positive samples found in target")
         # A recipe may leave out the validation, as the paper does.
         warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
         super().__init__(
