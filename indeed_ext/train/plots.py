@@ -59,11 +59,12 @@ def measure_bars(series: Mapping[str, Mapping[str, tuple[float, float]]], title:
             if not math.isnan(sd):  # a single seed has none
                 axes.errorbar(position, mean, sd, color="black", capsize=4)
         axes.set_xticks(range(len(by_method)), by_method, rotation=20, ha="right", fontsize=8)
-        axes.set_ylabel(heading)
+        axes.set_ylabel(heading, fontsize=8)
         means = [mean for mean, _ in by_method.values() if not math.isnan(mean)]
         spread = max(means) - min(means)
         if "%" in heading:  # differences are small beside the values: the axis need not begin at 0
             axes.set_ylim(max(0, min(means) - spread - 1), min(101, max(means) + 0.5 * spread + 1))
+            axes.set_title("the axis does not begin at 0", fontsize=8)
     figure.suptitle(f"{title}\nbar: mean over the seeds, whisker: standard deviation", fontsize=11)
     figure.savefig(path)
 
