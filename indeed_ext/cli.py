@@ -5,11 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-USAGE = """\
+from .train.cli import USAGE as TRAIN_USAGE
+
+USAGE = f"""\
 usage: indeed [--help] [--version] COMMAND ...
 
-  indeed info         versions, the compiled extension, backends and why any is missing
-  indeed COMMAND ...  train and evaluate (see `indeed fit --help`); needs pip install 'indeed_ext[train]'"""
+  indeed info                                      versions, the compiled extension, backends and why any is missing
+
+The trainer's commands need pip install 'indeed_ext[train]':
+
+{TRAIN_USAGE}"""
 
 #: What the trainer imports beyond the package's own requirements: the extra [train], by module name.
 TRAIN_MODULES = frozenset(
@@ -17,6 +22,7 @@ TRAIN_MODULES = frozenset(
         "jsonargparse",
         "lightning",
         "matplotlib",
+        "pycocotools",
         "safetensors",
         "sklearn",
         "timm",

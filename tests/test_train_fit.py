@@ -26,6 +26,20 @@ from indeed_ext.train.module import IndeedModule
 from indeed_ext.train.recipes import recipe_files, recipe_names, recipe_summary
 
 SMOKE = ["fit", "--recipe", "ml-digits-smoke", "--trainer.accelerator", "cpu"]
+RECIPES = ", ".join(recipe_names())
+#: What a recipe takes from the paper: backbone, epochs, learning rate schedule.
+PAPER = {
+    "ml-digits": ("simple_cnn", 10, "torch.optim.lr_scheduler.StepLR"),
+    "ml-digits-biased": ("simple_cnn", 10, "torch.optim.lr_scheduler.StepLR"),
+    "ml-mnist": ("simple_cnn", 30, "torch.optim.lr_scheduler.StepLR"),
+    "ml-cifar-10": ("vgg16", 300, "torch.optim.lr_scheduler.CosineAnnealingWarmRestarts"),
+    "voc-scratch": ("tresnet_m", 400, "indeed_ext.train.schedules.OneCycle"),
+    "voc-pretrained": ("tresnet_xl", 80, "indeed_ext.train.schedules.OneCycle"),
+    "coco": ("resnet50", 200, "indeed_ext.train.schedules.OneCycle"),
+    "own-images": ("resnet50", 30, "indeed_ext.train.schedules.OneCycle"),
+    "features": ("linear", 30, "indeed_ext.train.schedules.OneCycle"),
+    "ml-folder": ("resnet18", 100, "indeed_ext.train.schedules.OneCycle"),
+}
 QUIET = ["--trainer.enable_progress_bar", "false"]
 EVERY_THIRD_STEP = [
     "--trainer.callbacks+", "lightning.pytorch.callbacks.ModelCheckpoint",
@@ -94,10 +108,16 @@ def test_a_recipe_gives_a_complete_configuration(name: str, in_tmp: Path, capsys
     config = yaml.safe_load(capsys.readouterr().out)
     assert config["recipe"] == name
     assert config["model"]["lam"] == 0.25  # given before the recipe, and yet it overrides
-    assert config["model"]["method"] == "minmax"
-    assert config["data"]["init_args"]["objects"] == 5
     assert config["optimizer"]["class_path"] == "torch.optim.Adam"
-    assert config["lr_scheduler"]["class_path"] == "torch.optim.lr_scheduler.StepLR"
+    assert config["optimizer"]["init_args"]["lr"] == 0.001
+    backbone, epochs, schedule = PAPER[name.removesuffix("-smoke")]
+    assert config["lr_scheduler"]["class_path"] == schedule
+    if not name.endswith("-smoke"):
+        assert config["model"]["backbone"] == backbone
+        assert config["trainer"]["max_epochs"] == epochs
+    if name.startswith(("ml-digits", "ml-mnist", "ml-cifar")):
+        assert config["model"]["method"] == "minmax"
+        assert config["data"]["init_args"]["objects"] == (2 if "biased" in name else 5)
     assert not list(in_tmp.iterdir())
 
 
@@ -123,8 +143,8 @@ def test_fit_from_the_command_line(in_tmp: Path) -> None:
 
 def test_run_folder_holds_settings_log_checkpoint_measures_and_picture(finished: Path) -> None:
     expected = {
-        "checkpoints", "config.yaml", "confidence_map.png", "evaluation.csv", "evaluation.json", "metrics.csv",
-        "model.safetensors",
+        "checkpoints", "config.yaml", "confidence_map.png", "contextual_bias.csv", "evaluation.csv", "evaluation.json",
+        "metrics.csv", "model.safetensors",
     }  # fmt: skip
     assert {path.name for path in finished.iterdir()} == expected
     assert [path.name for path in (finished / "checkpoints").iterdir()] == ["last.ckpt"]
@@ -217,6 +237,15 @@ def test_test_command_repeats_the_measures(finished: Path, in_tmp: Path) -> None
     assert measures[0] == measures[1]
 
 
+def test_a_test_fetches_no_pretrained_weights(finished: Path, in_tmp: Path) -> None:
+    saved = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
+    saved["hyper_parameters"]["pretrained"] = True  # which simple_cnn would refuse
+    torch.save(saved, "pretrained.ckpt")
+    arguments = ["test", "--recipe", "ml-digits-smoke", "--ckpt_path", "pretrained.ckpt", *QUIET]
+    cli = run([*arguments, "--trainer.accelerator", "cpu", "--trainer.limit_test_batches", "1"])
+    assert_same(cli.model.plain_state_dict(), load_file(finished / "model.safetensors"))
+
+
 def test_a_logger_of_the_user_writes_beside_the_run_folder(in_tmp: Path) -> None:
     logger = "lightning.pytorch.loggers.CSVLogger"
     short = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1"]
@@ -233,9 +262,9 @@ def test_a_logger_of_the_user_writes_beside_the_run_folder(in_tmp: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--recipe", "ml-nothing"], "unknown recipe 'ml-nothing'; the recipes are: ml-digits, ml-digits-smoke"),
+        (["--recipe", "ml-nothing"], f"unknown recipe 'ml-nothing'; the recipes are: {RECIPES}"),
         (["--recipe"], "--recipe: which one?"),
-        ([], "--recipe: name one of ml-digits, ml-digits-smoke"),
+        ([], f"--recipe: name one of {RECIPES}, or give a configuration with --config"),
         (["--recipe=ml-digits-smoke", "--model.method", "focal"], "model.method"),
         (["--recipe=ml-digits-smoke", "--model.strategy", "nearest"], "model.strategy"),
         (["--recipe=ml-digits-smoke", "--model.backbone", "vgg0"], "unknown backbone 'vgg0'"),

@@ -1,5 +1,7 @@
-"""The trainer: Lightning, LightningCLI, torchmetrics, scikit-learn and matplotlib around the loss of this package.
+"""The trainer: Lightning, timm, torchmetrics, scikit-learn and matplotlib around the loss of this package.
 
-Modules import downwards only: ``cli`` -> ``lightning_cli`` -> ``module``, ``data`` -> ``backbones``,
-``evaluation``, ``plots``. Nothing here is imported by ``import indeed_ext``; the extra is ``indeed_ext[train]``.
+Modules import downwards only: ``cli`` -> ``compare`` -> ``lightning_cli`` -> ``module``, ``data``, ``trained`` ->
+``backbones``, ``evaluation`` -> ``bias``, and ``plots``, ``page``, ``schedules``; ``inference`` (predict, cam,
+export) -> ``trained``, and needs no Lightning trainer. Nothing here but ``cli`` is imported by ``import indeed_ext``
+or its command; the extra is ``indeed_ext[train]``.
 """

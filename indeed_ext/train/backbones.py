@@ -69,19 +69,71 @@ class SimpleCNN(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
+class LinearNetwork(nn.Module):
+    """A linear classifier on features made elsewhere: the images of this network are features ``[B, in_channels]``."""
+
+    def __init__(self, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(in_channels, num_classes)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """``x`` itself."""
+        return x
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits ``[B, C]``, or with ``pre_logits`` the features, of features ``[B, n]``."""
+        return x if pre_logits else self.classifier(x)
+
+    def get_classifier(self) -> nn.Module:
+        """The only layer."""
+        return self.classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[B, C]`` of features ``[B, n]``."""
+        return self.classifier(x)
+
+
 #: Own networks by name; timm's join in :func:`create_network`.
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"simple_cnn": SimpleCNN}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"simple_cnn": SimpleCNN, "linear": LinearNetwork}
 
 
-def create_network(name: str, num_classes: int, in_channels: int) -> nn.Module:
+def create_network(name: str, num_classes: int, in_channels: int, pretrained: bool = False) -> nn.Module:
     """The plain network, with an ``nn.Linear`` classifier and no part of the loss: what a trained run is loaded into.
 
+    Args:
+        name: an own network, or any of ``timm.list_models()``, which is then made by ``timm.create_model``.
+        num_classes: C.
+        in_channels: channels of an image.
+        pretrained: with timm's pre-trained weights, which are downloaded.
+
     Raises:
-        ValueError: there is no network of that name.
+        ValueError: there is no network of that name, or none with a linear classifier, or no such weights.
     """
-    if name not in NETWORKS:
-        raise ValueError(f"unknown backbone {name!r}; the backbones are: {', '.join(sorted(NETWORKS))}")
-    return NETWORKS[name](num_classes=num_classes, in_channels=in_channels)
+    if name in NETWORKS:
+        if pretrained:
+            raise ValueError(f"pretrained: there are no weights for {name!r}, only for timm's networks")
+        return NETWORKS[name](num_classes=num_classes, in_channels=in_channels)
+    import timm
+
+    if not timm.is_model(name):
+        own = ", ".join(NETWORKS)
+        raise ValueError(f"unknown backbone {name!r}; the backbones are: {own}, and the names of timm.list_models()")
+    try:
+        network = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels)
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"backbone {name!r}: {error}") from None
+    if not (hasattr(network, "forward_head") and isinstance(network.get_classifier(), nn.Linear)):
+        raise ValueError(f"backbone {name!r} has no linear classifier")
+    return network
+
+
+def pooled_features(network: nn.Module, images: Tensor) -> Tensor:
+    """What the classifier sees, ``[B, n]``, of images ``[B, in_channels, H, W]``: pooled and non-negative.
+
+    Most convolutional networks (VGG, ResNet, TResNet) end in a ReLU, and for those the second one here changes
+    nothing. For the others it belongs to the network: ``forward_head`` alone lacks it.
+    """
+    return network.forward_head(network.forward_features(images), pre_logits=True).relu()
 
 
 def replace_classifier(network: nn.Module, head: nn.Linear) -> None:

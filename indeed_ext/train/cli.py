@@ -1,4 +1,4 @@
-"""The trainer's commands: ``indeed recipes``, ``indeed fit``, ``indeed test``.
+"""The trainer's commands: recipes, fit, test, compare, predict, cam, export.
 
 Kept apart from :mod:`.lightning_cli` so that a command that needs no Lightning does not wait for its import.
 """
@@ -9,7 +9,16 @@ import sys
 
 from .recipes import recipe_names, recipe_summary
 
-USAGE = "usage: indeed recipes | indeed fit --recipe NAME [...] | indeed test --recipe NAME --ckpt_path PATH [...]"
+USAGE = """\
+  indeed recipes                                   the recipes, a line each
+  indeed fit --recipe NAME [...]                   train and evaluate
+  indeed test --recipe NAME --ckpt_path PATH       evaluate a checkpoint
+  indeed compare --recipe NAME [...]               several methods, several seeds: tables, pictures, one HTML page
+  indeed predict MODEL FOLDER [--output CSV]       label the images of a folder
+  indeed cam MODEL IMAGE... [--classes NAME...]    draw class activation maps
+  indeed export MODEL [--format FORMAT]            write the network as torch.export or ONNX
+
+MODEL is the folder of a run. Each command explains itself with --help."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -23,8 +32,16 @@ def main(argv: list[str] | None = None) -> None:
         from .lightning_cli import run
 
         run(argv)
+    elif command == "compare":
+        from .compare import compare
+
+        compare(argv[1:])
+    elif command in ("predict", "cam", "export"):
+        from .inference import main as use
+
+        use(argv)
     elif command in (None, "-h", "--help"):
         print(USAGE)
     else:
-        print(f"indeed: error: unknown command {command!r}; {USAGE}", file=sys.stderr)
+        print(f"indeed: error: unknown command {command!r}; see indeed fit --help", file=sys.stderr)
         raise SystemExit(2)

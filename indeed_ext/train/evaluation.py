@@ -1,4 +1,4 @@
-"""What a trained classifier is judged by: average precision, and the confidence maps of Figures 3 and 4."""
+"""What a trained classifier is judged by: average precision, the confidence maps of Figures 3 and 4, and its bias."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from sklearn.metrics import precision_recall_curve
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MultilabelAveragePrecision
+from torchmetrics.utilities.data import dim_zero_cat
+
+from .bias import PairBias, contextual_bias, mean_bias
 
 #: Up to this many classes the printed table has a row for each.
 TABLE_CLASSES = 20
@@ -45,26 +50,53 @@ class ConfidenceMap(Metric):
         return {"confidence": self.total / self.images[:, None], "images": self.images}
 
 
+class Ranking(MultilabelAveragePrecision):
+    """Average precision, with the probabilities and labels that it was made of, which wait on the CPU anyway."""
+
+    def compute(self) -> dict[str, Tensor]:
+        """``average_precision [C]``, ``probabilities [N, C]`` and ``labels [N, C]``."""
+        return {
+            "average_precision": super().compute(),
+            "probabilities": dim_zero_cat(self.preds),
+            "labels": dim_zero_cat(self.target),
+        }
+
+
 class Evaluation(MetricCollection):
     """All measures of a set of images, from logits and labels."""
 
     def __init__(self, num_classes: int) -> None:
-        # Scores wait on the CPU for the ranking over all images.
-        ranking = MultilabelAveragePrecision(num_classes, average=None, compute_on_cpu=True, validate_args=False)
-        super().__init__({"average_precision": ranking, "map": ConfidenceMap(num_classes)}, compute_groups=False)
+        ranking = Ranking(num_classes, average=None, compute_on_cpu=True, validate_args=False)
+        super().__init__({"ranking": ranking, "map": ConfidenceMap(num_classes)}, compute_groups=False)
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add logits ``[B, C]`` and labels ``[B, C]``."""
         # In a half type the sigmoid makes ties of different scores, and a tie changes the ranking.
         super().update(logits.to(torch.float32).sigmoid(), labels.long())
 
-    def report(self, class_names: Sequence[str]) -> Report:
-        """The measures of everything added since the last reset."""
+    def report(self, class_names: Sequence[str], train_labels: Tensor | None = None) -> Report:
+        """The measures of everything added since the last reset.
+
+        Args:
+            class_names: C names.
+            train_labels: ``[K, C]``; if given, contextual bias is reported of the pairs most frequent in them.
+        """
         values = self.compute()
         precision = values["average_precision"].to("cpu", torch.float64)
         images = values["images"].cpu()
         precision = torch.where(images > 0, precision, math.nan)
-        return Report(tuple(class_names), precision, values["confidence"].cpu(), images.long())
+        probabilities, labels = values["probabilities"].cpu(), values["labels"].cpu().bool()
+        bias = () if train_labels is None else contextual_bias(probabilities, labels, train_labels, class_names)
+        return Report(tuple(class_names), precision, values["confidence"].cpu(), images.long(), bias)
+
+    def thresholds(self) -> Tensor:
+        """``[C]``: per class the probability from which on calling it present makes the best F1 on these images.
+
+        0.5 for a class that none of the images shows.
+        """
+        values = self.compute()
+        pairs = zip(values["probabilities"].T.cpu().numpy(), values["labels"].T.cpu().numpy(), strict=True)
+        return torch.tensor([_best_threshold(scores, present) for scores, present in pairs])
 
 
 @dataclass(frozen=True)
@@ -76,12 +108,14 @@ class Report:
         average_precision: ``[C]``, area under the precision-recall curve, in [0, 1]; nan for a class without images.
         confidence: ``[C, C]``, mean predicted probability: row the true class, column the predicted one.
         images: ``[C]``, images that show the class.
+        bias: contextual bias of the pairs of classes that keep company in training.
     """
 
     class_names: tuple[str, ...]
     average_precision: Tensor
     confidence: Tensor
     images: Tensor
+    bias: tuple[PairBias, ...] = ()
 
     @property
     def mean_average_precision(self) -> float:
@@ -123,6 +157,7 @@ class Report:
             "average_precision": {name: _defined(ap) for name, _, ap, _, _ in self.rows()},
             "images": dict(zip(self.class_names, self.images.tolist(), strict=True)),
             "confidence": [[_defined(value) for value in row] for row in self.confidence.tolist()],
+            "contextual_bias": {name: _defined(value) for name, value in mean_bias(self.bias).items()},
         }
 
     def write_json(self, path: Path, **about: Any) -> None:
@@ -152,6 +187,14 @@ class Report:
             for name, images, precision, own, other in (*rows, means)
         ]
         return "\n".join(lines)
+
+
+def _best_threshold(scores: np.ndarray, present: np.ndarray) -> float:
+    if not present.any():
+        return 0.5
+    precision, recall, thresholds = precision_recall_curve(present, scores)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    return float(thresholds[f1[:-1].argmax()])
 
 
 def _defined(value: float) -> float | None:

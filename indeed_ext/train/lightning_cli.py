@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import logging
 import re
 import sys
@@ -17,18 +16,31 @@ from typing import Any, NoReturn
 
 import torch
 from jsonargparse import DefaultHelpFormatter
+from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from safetensors.torch import save
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from . import plots
-from .data.base import MultilabelData
-from .data.digits import DigitsData  # noqa: F401  (so that --data DigitsData is known by its name)
+from .bias import write_bias
+from .data.base import DataError, MultilabelData
+
+# Imported so that --data knows them by their names.
+from .data.coco import CocoData  # noqa: F401
+from .data.digits import DigitsData  # noqa: F401
+from .data.features import FeaturesData  # noqa: F401
+from .data.single_label import Cifar10Data, FolderData, MnistData  # noqa: F401
+from .data.table import CsvData  # noqa: F401
+from .data.voc import VocData  # noqa: F401
+from .evaluation import Report
 from .module import IndeedModule
 from .recipes import recipe_files, recipe_names
+from .schedules import OneCycle
+from .trained import About, save_trained
 
 FIT_DESCRIPTION = """\
 Train a network, then evaluate it. Start from a recipe and override what you like:
@@ -40,8 +52,13 @@ Train a network, then evaluate it. Start from a recipe and override what you lik
   indeed fit --data.help DigitsData  explains the options of a kind of data
 
 The run folder then holds the settings (config.yaml), the training log (metrics.csv), the checkpoint, the plain
-network's weights (model.safetensors), and of the test images the measures (evaluation.json, evaluation.csv)
-and the confidence map (confidence_map.png)."""
+network's weights (model.safetensors), and of the test images the measures (evaluation.json, evaluation.csv),
+the confidence map (confidence_map.png) and the report on contextual bias (contextual_bias.csv).
+
+  --trainer.precision bf16-mixed          mixed precision
+  --trainer.gradient_clip_val 1.0         gradient clipping
+  --trainer.callbacks+ EMAWeightAveraging    the moving average of the weights is evaluated and saved
+  --trainer.logger TensorBoardLogger --trainer.logger.save_dir tb"""
 
 TEST_DESCRIPTION = """\
 Evaluate a checkpoint on the test images of a recipe:
@@ -96,6 +113,10 @@ class IndeedCLI(LightningCLI):
             logging.getLogger(name).setLevel(logging.WARNING)
         # Lightning 2.6's own use of a torch function that torch 2.14 deprecates.
         warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+        # A class that no image shows is nan in the tables.
+        warnings.filterwarnings("ignore", message="No positive samples found in target")
+        # A recipe may leave out the validation, as the paper does.
+        warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
         super().__init__(
             IndeedModule,
             MultilabelData,
@@ -148,6 +169,17 @@ class IndeedCLI(LightningCLI):
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
         parser.link_arguments("data.in_channels", "model.in_channels", apply_on="instantiate")
 
+    @staticmethod
+    def configure_optimizers(
+        lightning_module: LightningModule, optimizer: Optimizer, lr_scheduler: LRScheduler | None = None
+    ) -> Any:
+        """Lightning's, but :class:`OneCycle` goes by the step and over them all."""
+        if not isinstance(lr_scheduler, OneCycle):
+            return LightningCLI.configure_optimizers(lightning_module, optimizer, lr_scheduler)
+        # One step more: the trainer also advances the schedule after the last step.
+        schedule = lr_scheduler.over(int(lightning_module.trainer.estimated_stepping_batches) + 1)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Parse ``args``: they are the command line with the recipe put first, whatever sys.argv holds."""
         self.config = parser.parse_args(args)
@@ -165,8 +197,10 @@ class IndeedCLI(LightningCLI):
                 fail("--ckpt_path: which checkpoint shall be tested?")
             return
         self.saved = read_checkpoint(config.ckpt_path)["hyper_parameters"]
+        if self.config.subcommand == "test":
+            self.saved = {**self.saved, "pretrained": False}  # the checkpoint has the weights
         for key, value in config.model.items():
-            saved = self.saved[key]
+            saved = self.saved.get(key, value)
             if self.config.subcommand == "fit" and saved != value:
                 fail(f"--ckpt_path: it was trained with model.{key} {saved!r}, not {value!r}; resume it with that")
             config.model[key] = saved
@@ -184,7 +218,7 @@ class IndeedCLI(LightningCLI):
         """What the classes refuse is the user's error, in one line."""
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError, MisconfigurationException) as error:
+        except (ValueError, TypeError, OSError, MisconfigurationException) as error:
             while isinstance(error.__cause__, (ValueError, TypeError)):  # jsonargparse wraps what a class says
                 error = error.__cause__
             fail(error)
@@ -202,27 +236,44 @@ class IndeedCLI(LightningCLI):
     def after_fit(self) -> None:
         """Write the plain network's weights and evaluate them."""
         if self.trainer.is_global_zero:
-            metadata = {"backbone": self.model.hparams.backbone, "classes": json.dumps(self.datamodule.class_names)}
-            # save_file would make a file that nobody else may read.
-            (self.run_folder / "model.safetensors").write_bytes(save(self.model.plain_state_dict(), metadata))
+            data = self.datamodule
+            about = About(
+                backbone=self.model.hparams.backbone,
+                classes=list(data.class_names),
+                in_channels=data.in_channels,
+                image_size=list(data.input_size),
+                mean=list(data.mean),
+                std=list(data.std),
+                thresholds=self.model.thresholds.tolist(),
+            )
+            save_trained(self.model.plain_state_dict(), about, self.run_folder / "model.safetensors")
         self.trainer.test(self.model, self.datamodule, verbose=False)
         self.after_test()
 
     def after_test(self) -> None:
-        """Write the measures and the picture, and print the table."""
-        report = self.model.evaluation.report(self.datamodule.class_names)
-        if not self.trainer.is_global_zero:
-            return
+        """Write the measures and the pictures of every test set, and print the tables; the first set is the one."""
+        train_labels = self.datamodule.train_labels()
+        for number, (name, evaluation) in enumerate(zip(self.datamodule.tests, self.model.tests, strict=True)):
+            report = evaluation.report(self.datamodule.class_names, train_labels)
+            if self.trainer.is_global_zero:
+                self.write_report(report, name, f"-{name}" if number else "")
+        if self.trainer.is_global_zero:
+            files = ", ".join(sorted(path.name for path in self.run_folder.iterdir()))
+            print(f"The run is in {self.run_folder}/: {files}")
+
+    def write_report(self, report: Report, test: str, suffix: str) -> None:
+        """Write the files of one test set, their names ending in ``suffix``, and print its table."""
         config = self.config[self.subcommand]
         title = f"{self.run_name}, {self.model.method}"
         means = f"mean on the diagonal {report.mean_diagonal:.3f}, off it {report.mean_off_diagonal:.3f}"
-        about = {"recipe": config.recipe, "method": self.model.method, "seed": config.seed_everything}
-        report.write_json(self.run_folder / "evaluation.json", **about)
-        report.write_csv(self.run_folder / "evaluation.csv")
-        heading = f"{title}: confidence map of the test images\n{means}"
-        plots.confidence_map(report.confidence, report.class_names, heading, self.run_folder / "confidence_map.png")
-        print(f"\n{title}, on the test images\n\n{report.table()}\n")
-        print(f"The run is in {self.run_folder}/: {', '.join(sorted(path.name for path in self.run_folder.iterdir()))}")
+        about = {"recipe": config.recipe, "method": self.model.method, "seed": config.seed_everything, "test": test}
+        report.write_json(self.run_folder / f"evaluation{suffix}.json", **about)
+        report.write_csv(self.run_folder / f"evaluation{suffix}.csv")
+        write_bias(report.bias, self.run_folder / f"contextual_bias{suffix}.csv")
+        heading = f"{title}: confidence map of the test images ({test})\n{means}"
+        picture = self.run_folder / f"confidence_map{suffix}.png"
+        plots.confidence_map(report.confidence, report.class_names, heading, picture)
+        print(f"\n{title}, on the test images ({test})\n\n{report.table()}\n")
 
     @property
     def run_name(self) -> str:
@@ -287,4 +338,8 @@ def run(argv: list[str]) -> IndeedCLI:
             first = [f"--config={path}" for path in recipe_files(recipe)] + [f"--recipe={recipe}"]
         except ValueError as error:
             fail(f"--recipe: {error}")
-    return IndeedCLI([subcommand, *first, *rest])
+    try:
+        return IndeedCLI([subcommand, *first, *rest])
+    except DataError as error:
+        # A worker process hands its error on as a traceback, of which the last line is the message.
+        fail(str(error).strip().rpartition("\n")[2].rpartition("DataError: ")[2])

@@ -7,10 +7,10 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import INDeeDHead, mine_pairs
-from .backbones import create_network, replace_classifier
+from .backbones import create_network, pooled_features, replace_classifier
 from .data.base import Batch
 from .evaluation import Evaluation
 
@@ -29,7 +29,8 @@ class IndeedModule(LightningModule):
     Args:
         num_classes: C; taken from the data.
         in_channels: channels of an image; taken from the data.
-        backbone: the network: simple_cnn.
+        backbone: the network: simple_cnn, linear (on precomputed features), or any name of timm.list_models(),
+            as vgg16, resnet50, tresnet_m, tresnet_xl.
         method: baseline is plain binary cross-entropy; l2 and minmax are INDeeD with that norm of the identical map,
             eqs. (3) and (4); identical-only and disparate-only leave the other block out (Tables 4 and 5).
         norm: the norm of identical-only and disparate-only, minmax unless given; the other methods fix theirs.
@@ -37,6 +38,7 @@ class IndeedModule(LightningModule):
         lam_warmup: share of the training steps, in [0, 1], over which lam rises linearly from 0.
         strategy: how partners are chosen: anchor gives every sample one of its compatible partners; matching and
             balanced pair them disjointly.
+        pretrained: begin with timm's pre-trained weights of the backbone, which are downloaded.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class IndeedModule(LightningModule):
         lam: float = 1.0,
         lam_warmup: float = 0.0,
         strategy: Strategy = "anchor",
+        pretrained: bool = False,
     ) -> None:
         super().__init__()
         _check_choice("method", method, get_args(Method))
@@ -63,23 +66,27 @@ class IndeedModule(LightningModule):
         self.save_hyperparameters(logger=False)  # config.yaml of the run folder has them
         self.method, self.strategy, self.lam, self.lam_warmup = method, strategy, lam, lam_warmup
         # channels_last is the layout that convolutions are fastest in, on the CPU by a factor of 1.5.
-        self.network = create_network(backbone, num_classes, in_channels).to(memory_format=torch.channels_last)
+        network = create_network(backbone, num_classes, in_channels, pretrained)
+        self.network = network.to(memory_format=torch.channels_last)
         if method != "baseline":
             classifier = self.network.get_classifier()
             norm = method if method in get_args(Norm) else norm or "minmax"
             head = INDeeDHead(classifier.in_features, num_classes, bias=classifier.bias is not None, norm=norm)
             replace_classifier(self.network, head)
         self.evaluation = Evaluation(num_classes)
+        self.tests = nn.ModuleList()  # an Evaluation for each test set
+        # The probability from which on a class is called present, tuned on the validation images.
+        self.register_buffer("thresholds", torch.full((num_classes,), 0.5))
         self.seed = torch.initial_seed()  # what seed_everything or torch.manual_seed set
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``[B, C]`` of images ``[B, in_channels, H, W]``: the plain network."""
-        return self.network(images)
+        """Logits ``[B, C]`` of images ``[B, in_channels, H, W]``: the plain network, made non-negative at its end."""
+        return self.network.get_classifier()(pooled_features(self.network, images))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch: binary cross-entropy summed over classes, averaged over samples, plus INDeeD's terms."""
         images, labels = batch
-        features = self.network.forward_head(self.network.forward_features(images), pre_logits=True)
+        features = pooled_features(self.network, images)
         head = self.network.get_classifier()
         if self.method == "baseline":
             logits = head(features)
@@ -116,18 +123,24 @@ class IndeedModule(LightningModule):
         images, labels = batch
         self.evaluation.update(self(images), labels)
 
-    test_step = validation_step
-
     def on_validation_epoch_end(self) -> None:
-        """Log the measures of the validation images."""
+        """Log the measures of the validation images, and tune the thresholds on them."""
         report = self.evaluation.report([str(index) for index in range(self.hparams.num_classes)])
         self.log("val_mAP", report.mean_average_precision, prog_bar=True)
         self.log_dict({"val_diagonal": report.mean_diagonal, "val_off_diagonal": report.mean_off_diagonal})
+        self.thresholds.copy_(self.evaluation.thresholds())
         self.evaluation.reset()
 
     def on_test_epoch_start(self) -> None:
-        """Forget scores of an earlier evaluation; those of this one stay for :meth:`Evaluation.report`."""
-        self.evaluation.reset()
+        """Forget scores of an earlier test; those of this one stay for :meth:`Evaluation.report`."""
+        loaders = self.trainer.test_dataloaders
+        count = len(loaders) if isinstance(loaders, list) else 1
+        self.tests = nn.ModuleList(Evaluation(self.hparams.num_classes) for _ in range(count)).to(self.device)
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Collect the scores of a batch of a test set."""
+        images, labels = batch
+        self.tests[dataloader_idx].update(self(images), labels)
 
     def plain_state_dict(self) -> dict[str, Any]:
         """The weights under the names they have in the plain network of :func:`~.backbones.create_network`."""

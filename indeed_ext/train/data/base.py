@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-#: One batch as the network sees it: images [B, channels, H, W] float32 in [0, 1], labels [B, C] bool.
+#: One batch as the network sees it: images [B, channels, H, W] float32, labels [B, C] bool.
 Batch = tuple[Tensor, Tensor]
+
+
+class DataError(ValueError):
+    """Something is wrong with the user's data; the message says what and where, in one line."""
 
 
 class MultilabelData(LightningDataModule, ABC):
@@ -18,14 +23,28 @@ class MultilabelData(LightningDataModule, ABC):
     Attributes:
         class_names: the C names, in the order of the label columns.
         in_channels: channels of an image.
+        tests: names of the test sets, one for each loader of ``test_dataloader``; the first is the one that counts.
+        mean, std: of the channels, once an image is in [0, 1]; the network sees (image - mean) / std.
     """
 
     class_names: tuple[str, ...]
     in_channels: int
+    tests: tuple[str, ...] = ("test",)
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
 
     @abstractmethod
     def setup(self, stage: str) -> None:
         """Find the images."""
+
+    @property
+    @abstractmethod
+    def input_size(self) -> tuple[int, ...]:
+        """(height, width) of an image as the network gets it, once this is set up; () for features."""
+
+    @abstractmethod
+    def train_labels(self) -> Tensor:
+        """Labels ``[K, C]`` of the training images, bool: which classes keep company."""
 
     @property
     def num_classes(self) -> int:
@@ -33,6 +52,25 @@ class MultilabelData(LightningDataModule, ABC):
         return len(self.class_names)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Images become float32 in [0, 1] here, so that a device is sent a quarter of the bytes."""
+        """Images become float32 here, so that a device is sent a quarter of the bytes."""
         images, labels = batch
-        return images.to(torch.float32) / 255, labels
+        return normalise(images.to(torch.float32) / 255, self.mean, self.std), labels
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """``(images - mean) / std`` by channel, of images ``[B, channels, H, W]`` in [0, 1]."""
+    if all(value == 0 for value in mean) and all(value == 1 for value in std):
+        return images
+    shift, scale = (images.new_tensor(values)[:, None, None] for values in (mean, std))
+    return (images - shift) / scale
+
+
+def check_tests(tests: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """The names of the test sets as a tuple.
+
+    Raises:
+        ValueError: one is not known, or named twice, or there is none.
+    """
+    if not tests or len(set(tests)) != len(tests) or not set(tests) <= set(known):
+        raise ValueError(f"tests: expected one or more of {', '.join(known)}, each once, got {list(tests)}")
+    return tuple(tests)

@@ -9,12 +9,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
+from torchvision.transforms import v2
 
-from .base import Batch, MultilabelData
+from .base import Batch, DataError, MultilabelData, check_tests
+
+Test = Literal["single", "entire"]
 
 #: Cells along each side of the canvas.
 GRID = 3
@@ -50,8 +53,34 @@ class Draws(NamedTuple):
     cells: Tensor
 
 
+def draw_classes(
+    count: int, objects: int, num_classes: int, together: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draw K sets of N distinct classes in which the classes 2k and 2k+1 keep company: int64 ``[K, N]``.
+
+    The N objects make N // 2 couples; each couple is with probability ``together`` such a pair of classes. All
+    other objects are of classes whose companion is absent. So for even N a class that is present has its companion
+    beside it with probability ``together`` (as long as there are pairs enough: where N exceeds half the classes,
+    some couples must be complete).
+    """
+    pairs = num_classes // 2
+    complete = (torch.rand(count, objects // 2, generator=generator) < together).sum(1, keepdim=True)
+    complete = complete.clamp(min=max(objects - pairs, 0))
+    order = torch.rand(count, pairs, generator=generator).argsort(1)
+    alone = torch.randint(2, (count, objects), generator=generator)  # which of a pair comes without the other
+    slot = torch.arange(objects).expand(count, objects)
+    in_pair = slot < 2 * complete
+    pair = torch.where(in_pair, slot // 2, slot - complete)
+    return 2 * order.gather(1, pair) + torch.where(in_pair, slot % 2, alone)
+
+
 def draw_composites(
-    labels: Tensor, count: int, objects: int, num_classes: int, generator: torch.Generator | None = None
+    labels: Tensor,
+    count: int,
+    objects: int,
+    num_classes: int,
+    generator: torch.Generator | None = None,
+    together: float | None = None,
 ) -> Draws:
     """Draw composites: N distinct classes uniformly, of each one source image uniformly, in N distinct cells uniformly.
 
@@ -59,8 +88,12 @@ def draw_composites(
         labels: ``[M]`` classes of the source images; every class must occur.
         count: K, composites to draw.
         objects: N, at most 9 and at most ``num_classes``.
+        together: if given, classes are drawn by :func:`draw_classes` rather than uniformly.
     """
-    classes = torch.rand(count, num_classes, generator=generator).argsort(1)[:, :objects]
+    if together is None:
+        classes = torch.rand(count, num_classes, generator=generator).argsort(1)[:, :objects]
+    else:
+        classes = draw_classes(count, objects, num_classes, together, generator)
     cells = torch.rand(count, CELLS, generator=generator).argsort(1)[:, :objects]
     per_class = torch.bincount(labels, minlength=num_classes)
     first = per_class.cumsum(0) - per_class  # where each class begins once the sources are sorted by class
@@ -100,8 +133,16 @@ class CompositeLoader:
     """
 
     def __init__(
-        self, pool: Pool, num_classes: int, batch_size: int, draw: Callable[[], Draws], size: int, drop_last: bool
+        self,
+        pool: Pool,
+        num_classes: int,
+        batch_size: int,
+        draw: Callable[[], Draws],
+        size: int,
+        drop_last: bool,
+        transform: Callable[[Tensor, int], Tensor] | None = None,
     ) -> None:
+        self.transform = transform  # of the images of a batch, given its number
         self.pool, self.num_classes, self.batch_size, self.draw = pool, num_classes, batch_size, draw
         self.batches = size // batch_size if drop_last else -(-size // batch_size)
         self.position = 0  # batches of this pass that were given out
@@ -118,7 +159,10 @@ class CompositeLoader:
             self.position = index + 1
             rows = slice(index * self.batch_size, (index + 1) * self.batch_size)
             batch = Draws(draws.sources[rows], draws.cells[rows])
-            yield compose(self.pool.images, batch), composite_labels(self.pool.labels, batch, self.num_classes)
+            images = compose(self.pool.images, batch)
+            if self.transform is not None:
+                images = self.transform(images, index)
+            yield images, composite_labels(self.pool.labels, batch, self.num_classes)
 
     def state_dict(self) -> dict[str, Any]:
         """The position within the pass."""
@@ -130,14 +174,26 @@ class CompositeLoader:
 
 
 class CompositeData(MultilabelData):
-    """Trains on composites of N objects; validates and tests on single objects, each in every cell.
+    """Trains on composites of N objects; validates on single objects, each in every cell.
 
-    Subclasses give the pools: :meth:`load_pools`. No source image is in two of them.
+    Tests: ``single`` shows one object at a time, in each cell; ``entire`` shows N, all classes equally likely whatever
+    ``together`` says, so that the report on contextual bias finds every class with and without its companion.
+
+    Subclasses set ``class_names`` and ``in_channels`` and give the pools: :meth:`load_pools`. No source image is in
+    two of them.
     """
 
     pools: tuple[Pool, Pool, Pool]
 
-    def __init__(self, objects: int, epoch_size: int, batch_size: int) -> None:
+    def __init__(
+        self,
+        objects: int,
+        epoch_size: int,
+        batch_size: int,
+        together: float | None = None,
+        tests: list[Test] | None = None,
+        augment: bool = False,
+    ) -> None:
         super().__init__()
         limit = min(CELLS, self.num_classes)
         if not 1 <= objects <= limit:
@@ -146,7 +202,13 @@ class CompositeData(MultilabelData):
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         if epoch_size < batch_size:
             raise ValueError(f"epoch_size: expected at least one batch ({batch_size}), got {epoch_size}")
+        if together is not None and not 0 <= together <= 1:
+            raise ValueError(f"together: expected a probability in [0, 1], got {together}")
+        if together is not None and self.num_classes % 2:
+            raise ValueError(f"together: expected an even number of classes, which make pairs, got {self.num_classes}")
+        self.tests = check_tests(tests or ["single"], get_args(Test))
         self.objects, self.epoch_size, self.batch_size = objects, epoch_size, batch_size
+        self.together, self.augment = together, augment
         self.seed = torch.initial_seed()  # what seed_everything or torch.manual_seed set
 
     @abstractmethod
@@ -157,33 +219,70 @@ class CompositeData(MultilabelData):
         """Load the source images, once."""
         if not hasattr(self, "pools"):
             self.pools = self.load_pools()
+            for name, pool in zip(("training", "validation", "test"), self.pools, strict=True):
+                absent = (torch.bincount(pool.labels, minlength=self.num_classes) == 0).nonzero().flatten().tolist()
+                if absent:
+                    raise DataError(f"no {name} image of class {self.class_names[absent[0]]!r}")
+
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """(height, width) of the canvas."""
+        return tuple(GRID * side for side in self.pools[0].images.shape[2:])
 
     def draw_epoch(self, epoch: int) -> Draws:
         """The training composites of an epoch: always the same for the same seed."""
         generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
         labels = self.pools[0].labels
-        return draw_composites(labels, self.epoch_size, self.objects, self.num_classes, generator)
+        return draw_composites(labels, self.epoch_size, self.objects, self.num_classes, generator, self.together)
+
+    def train_labels(self) -> Tensor:
+        """Labels ``[K, C]`` of the composites of the first epoch."""
+        return composite_labels(self.pools[0].labels, self.draw_epoch(0), self.num_classes)
 
     def train_dataloader(self) -> CompositeLoader:
         """New composites in every epoch, whole batches only."""
 
-        def draw() -> Draws:
-            return self.draw_epoch(self.trainer.current_epoch if self.trainer else 0)
+        def epoch() -> int:
+            return self.trainer.current_epoch if self.trainer else 0
 
-        return CompositeLoader(self.pools[0], self.num_classes, self.batch_size, draw, self.epoch_size, drop_last=True)
+        def augmented(images: Tensor, index: int) -> Tensor:
+            return augment_images(images, _mix(_mix(self.seed, epoch()), index))
+
+        return CompositeLoader(
+            self.pools[0], self.num_classes, self.batch_size, lambda: self.draw_epoch(epoch()), self.epoch_size,
+            drop_last=True, transform=augmented if self.augment else None,
+        )  # fmt: skip
 
     def val_dataloader(self) -> CompositeLoader:
         """Every validation image alone, in each cell."""
-        return self._singles(self.pools[1])
+        return self._loader(self.pools[1], every_single(self.pools[1].labels))
 
-    def test_dataloader(self) -> CompositeLoader:
-        """Every test image alone, in each cell."""
-        return self._singles(self.pools[2])
+    def test_dataloader(self) -> CompositeLoader | list[CompositeLoader]:
+        """A loader for each of ``tests``; a list where there are several."""
+        pool = self.pools[2]
+        draws = {"single": lambda: every_single(pool.labels), "entire": self._test_composites}
+        loaders = [self._loader(pool, draws[test]()) for test in self.tests]
+        return loaders[0] if len(loaders) == 1 else loaders
 
-    def _singles(self, pool: Pool) -> CompositeLoader:
-        draws = every_single(pool.labels)
+    def _test_composites(self) -> Draws:
+        # The seed is fixed: every run is tested on the same pictures.
+        labels = self.pools[2].labels
+        generator = torch.Generator().manual_seed(0)
+        return draw_composites(labels, CELLS * len(labels), self.objects, self.num_classes, generator)
+
+    def _loader(self, pool: Pool, draws: Draws) -> CompositeLoader:
         batch_size = 4 * self.batch_size  # no gradients are kept
         return CompositeLoader(pool, self.num_classes, batch_size, lambda: draws, len(draws.sources), drop_last=False)
+
+
+def augment_images(images: Tensor, seed: int) -> Tensor:
+    """RandAugment and Cutout, the paper's augmentations, of every image of uint8 ``[K, channels, H, W]`` by itself."""
+    # Cutout is a black square of fixed size, half as wide as an object on a canvas of 3 x 3.
+    share = 1 / (2 * GRID) ** 2
+    transform = v2.Compose([v2.RandAugment(), v2.RandomErasing(p=1.0, scale=(share, share), ratio=(1.0, 1.0))])
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's default generator
+        torch.manual_seed(seed)
+        return torch.stack([transform(image) for image in images])
 
 
 def _mix(seed: int, epoch: int) -> int:

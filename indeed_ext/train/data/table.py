@@ -1,0 +1,111 @@
+"""A user's own images: a CSV of file names and labels."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from .base import DataError
+from .images import ImageData, Listing, Test, hold_out, make_listing
+
+SEPARATOR = ";"
+
+
+class CsvData(ImageData):
+    """Images listed in CSV files with the columns ``file`` and ``labels``, the labels of an image joined by ``;``.
+
+    Files are looked for beside their CSV. An image without labels shows none of the classes.
+
+    Args:
+        train_csv: the training images.
+        test_csv: the test images.
+        validation_csv: the validation images; null holds some of the training images out.
+        classes: names in the order of the outputs; null: those of the training images in alphabetical order.
+        image_size: side of the square to which images are scaled.
+        batch_size: images in a training step.
+        workers: processes that read images; 0 reads in the training process.
+        augment: random crops, flips, RandAugment and Cutout on the training images.
+        tests: entire (all test images), single (those with one label), or both; the first one counts.
+        holdout: share of the training images kept for validation where there is no validation_csv; 0 for none.
+        split_seed: which ones; keep it to compare runs.
+        mean, std: by channel, of images in [0, 1]; ImageNet's unless given.
+    """
+
+    def __init__(
+        self,
+        train_csv: str,
+        test_csv: str,
+        validation_csv: str | None = None,
+        classes: list[str] | None = None,
+        image_size: int = 448,
+        batch_size: int = 64,
+        workers: int = 4,
+        augment: bool = True,
+        tests: list[Test] | None = None,
+        holdout: float = 0.1,
+        split_seed: int = 0,
+        mean: tuple[float, float, float] | None = None,
+        std: tuple[float, float, float] | None = None,
+    ) -> None:
+        super().__init__(image_size, batch_size, workers, augment, tests, mean, std)
+        paths = (train_csv, test_csv, validation_csv)
+        tables = [read_table(Path(path)) for path in paths if path is not None]
+        names = classes or sorted({name for _, _, shown in tables[0] for name in shown})
+        train, test, *rest = (to_listing(table, names) for table in tables)
+        if rest:
+            validation = rest[0]
+        else:
+            train, validation = hold_out(train, holdout, split_seed)
+        self.use(names, train, validation, test)
+
+
+def read_table(path: Path) -> list[tuple[str, Path, list[str]]]:
+    """(where it stands, image, labels) of every row.
+
+    Raises:
+        DataError: the file is missing, has other columns, or has a bad row, which is given by its line number.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            header = next(reader, [])
+            if header != ["file", "labels"]:
+                raise DataError(f"{path}: expected the columns file,labels, got {','.join(header)}")
+            rows = []
+            for row in reader:
+                where = f"{path}, line {reader.line_num}"
+                if not row:
+                    continue  # an empty line
+                if len(row) != len(header):
+                    raise DataError(f"{where}: expected 2 columns, got {len(row)}")
+                name, labels = row[0].strip(), [label.strip() for label in row[1].split(SEPARATOR)]
+                if not name:
+                    raise DataError(f"{where}: no file name")
+                if labels == [""]:
+                    labels = []
+                if "" in labels:
+                    raise DataError(f"{where}: an empty label in {row[1]!r}")
+                rows.append((where, path.parent / name, labels))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not a CSV file: {error}") from None
+    if not rows:
+        raise DataError(f"{path} lists no images")
+    return rows
+
+
+def to_listing(table: list[tuple[str, Path, list[str]]], classes: list[str]) -> Listing:
+    """The listing of a table's rows.
+
+    Raises:
+        DataError: a row names a class that is not in ``classes``, or a file that is not there.
+    """
+    known = set(classes)
+    for where, path, shown in table:
+        for name in shown:
+            if name not in known:
+                raise DataError(f"{where}: unknown class {name!r}; the classes are: {', '.join(classes)}")
+        if not path.is_file():
+            raise DataError(f"{where}: there is no image {path}")
+    return make_listing([path for _, path, _ in table], [shown for _, _, shown in table], classes)
