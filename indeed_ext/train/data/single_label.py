@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,13 +51,13 @@ class HeldOutComposites(CompositeData):
         self.sets = self.read()
         super().__init__(objects, epoch_size, batch_size, together, tests, augment)
 
+    @abstractmethod
     def read(self) -> tuple[Pool, Pool]:
         """Training and test images.
 
         Raises:
             DataError: they are not there.
         """
-        raise NotImplementedError
 
     def load_pools(self) -> tuple[Pool, Pool, Pool]:
         """Training, validation and test images; none is in two of them."""
