@@ -8,6 +8,7 @@ the compiled extension registers ``torch.ops.indeed_ext`` for CPU and CUDA tenso
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ _namespaces: dict[str, tuple[str, str]] = {}
 def register_backend(name: str, namespace: str, device_type: str) -> None:
     """Make the operators of ``torch.ops.<namespace>`` available as backend ``name`` for tensors on ``device_type``."""
     _namespaces[name] = (namespace, device_type)
+    _default_operators.cache_clear()
 
 
 def missing_reasons() -> dict[str, str]:
@@ -57,7 +59,7 @@ def select(backend: str | None, device: torch.device) -> Any | None:
         backend = os.environ.get(ENVIRONMENT_VARIABLE) or None
         source = ENVIRONMENT_VARIABLE
     if backend is None:
-        return _default_operators(device.type)
+        return _default_operators(device)
     if backend == "reference":
         return None
     if backend not in available_backends():
@@ -70,10 +72,7 @@ def select(backend: str | None, device: torch.device) -> Any | None:
     return getattr(torch.ops, namespace)
 
 
-def _default_operators(device_type: str) -> Any | None:
-    if device_type == "cpu" and "cpu" in _namespaces:
-        return torch.ops.indeed_ext
-    for namespace, served in _namespaces.values():
-        if served == device_type:
-            return getattr(torch.ops, namespace)
-    return None
+@lru_cache
+def _default_operators(device: torch.device) -> Any | None:
+    served = {device_type: namespace for namespace, device_type in reversed(_namespaces.values())}
+    return getattr(torch.ops, served[device.type]) if device.type in served else None

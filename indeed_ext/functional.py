@@ -179,7 +179,7 @@ def six_way_bce(
             pos_weight=pos_weight,
         )
     present, known = _label_words(operators, labels, num_classes)
-    lam_tensor, blocks = _lam_tensor(lams, logits.device)
+    lam_tensor, blocks = _lam_tensor(lam, logits.device)
     loss, _ = SixWayBCE.apply(
         operators,
         logits,
@@ -312,28 +312,30 @@ def _check_loss_arguments(arguments: _LossArguments) -> None:
 def _compiled_loss(operators: Any, arguments: _LossArguments) -> tuple[Tensor, Tensor]:
     """(loss, components); checks here are those the operators cannot make."""
     features, weight, labels, bias, pairs, strategy, norm, lam, eps, reduction, pos_weight, seed, generator = arguments
-    batch, num_classes = features.shape[0], weight.shape[0]
+    batch, num_classes, device = features.shape[0], weight.shape[0], features.device
     packed, known = is_packed(labels, num_classes), None
     if isinstance(labels, tuple):
         check_labels(labels, num_classes, batch)
         labels, known = labels
     for name, value in (("weight", weight), ("bias", bias), ("labels", labels)):
-        if value is not None:
+        if value is not None and value.device != device:
             check_same(name, value, "features", features, dtype=False)
     strategy_code = STRATEGIES[strategy]
     if pairs is None:
         check_strategy_fits(strategy_code, batch)
-        seed = _seed_tensor(seed, generator, features.device)
+        seed = _seed_tensor(seed, generator, device)
     else:
         pairs, seed = check_pairs(pairs, batch, "features", features), None
-    lam_tensor, blocks = _lam_tensor(check_lam(lam), features.device)
+    lam_tensor, blocks = _lam_tensor(lam, device)
     if pos_weight is not None:
         check_pos_weight(pos_weight, num_classes, "features", features)
     settings = (strategy_code, NORMS[norm], check_eps(eps), REDUCTIONS[reduction], blocks)
     rest = (labels, known, packed, pairs, seed, lam_tensor, pos_weight, *settings)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (features, weight, bias)):
+    if torch.is_grad_enabled() and (
+        features.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    ):
         return FusedINDeeDLoss.apply(operators, features, weight, bias, *rest)
-    loss, components, *_ = operators.indeed_loss(features, weight, bias, *rest, 0)
+    loss, components, *_ = operators.indeed_loss.default(features, weight, bias, *rest, 0)
     return loss, components
 
 
@@ -358,8 +360,9 @@ def _reference_loss(arguments: _LossArguments) -> tuple[Tensor, Tensor]:
 def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """What ``torch.autocast`` does to the inputs of a linear layer."""
     first = tensors[0]
-    device_type = first.device.type if isinstance(first, Tensor) else "cpu"
-    if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
+    on_cpu = not isinstance(first, Tensor) or first.is_cpu
+    device_type = "cpu" if on_cpu else first.device.type
+    if not (on_cpu or torch.amp.is_autocast_available(device_type)) or not torch.is_autocast_enabled(device_type):
         return tensors
     dtype = torch.get_autocast_dtype(device_type)
     return tuple(
@@ -418,24 +421,29 @@ def _seed_tensor(seed: int | Tensor | None, generator: torch.Generator | None, d
     return seed if seed.device == device else seed.to(device, non_blocking=True)
 
 
-def _lam_tensor(lams: tuple[float | Tensor, float | Tensor], device: torch.device) -> tuple[Tensor, int]:
+def _lam_tensor(lam: Lam, device: torch.device) -> tuple[Tensor, int]:
     """(float64 ``[2]`` on the device, bits of the blocks that take part): only a Python 0 is known to leave one out."""
-    blocks = 0
-    for lam, bit in zip(lams, (IDENTICAL_BLOCK, DISPARATE_BLOCK), strict=True):
-        if isinstance(lam, Tensor) or lam != 0:
-            blocks |= bit
-    if any(isinstance(lam, Tensor) for lam in lams):
-        parts = [torch.as_tensor(lam, dtype=torch.float64, device=device) for lam in lams]
-        return torch.stack(parts), blocks
     constant = _constant_lam.__wrapped__ if torch.compiler.is_compiling() else _constant_lam
-    return constant(*lams, device), blocks
+    if type(lam) is float:
+        return constant(lam, lam, device)
+    lams = check_lam(lam)
+    if not any(isinstance(part, Tensor) for part in lams):
+        return constant(*map(float, lams), device)
+    parts = [torch.as_tensor(part, dtype=torch.float64, device=device) for part in lams]
+    return torch.stack(parts), _blocks(lams)
 
 
 @lru_cache(maxsize=16)
-def _constant_lam(lam_identical: float, lam_disparate: float, device: torch.device) -> Tensor:
-    """A tensor of the two numbers, kept for the next call; never an inference tensor, which autograd cannot save."""
+def _constant_lam(lam_identical: float, lam_disparate: float, device: torch.device) -> tuple[Tensor, int]:
+    """:func:`_lam_tensor`, kept for the next call; never an inference tensor, which autograd cannot save."""
+    lams = check_lam((lam_identical, lam_disparate))
     with torch.inference_mode(False):
-        return torch.tensor((lam_identical, lam_disparate), dtype=torch.float64).to(device, non_blocking=True)
+        return torch.tensor(lams, dtype=torch.float64).to(device, non_blocking=True), _blocks(lams)
+
+
+def _blocks(lams: tuple[float | Tensor, float | Tensor]) -> int:
+    bits = zip(lams, (IDENTICAL_BLOCK, DISPARATE_BLOCK), strict=True)
+    return sum(bit for lam, bit in bits if isinstance(lam, Tensor) or lam != 0)
 
 
 def _check_label_values(labels: Tensor) -> None:

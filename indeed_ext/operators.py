@@ -7,6 +7,7 @@ functions below take the namespace to run in as their first argument.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -146,9 +147,9 @@ def register_fakes(namespace: str) -> None:
 # ------------------------------------------------------------------------- autograd
 
 
-def _refuse_second_derivatives(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+def _refuse_second_derivatives(gradients: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
     """With create_graph=True, let gradients pass on but make differentiating them an error, not a silent zero."""
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return gradients
     present = [gradient for gradient in gradients if gradient is not None]
     refuse = torch._C._functions.DelayedError(
@@ -223,13 +224,13 @@ class FusedINDeeDLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, operators: Any, features: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any):
-        needed = ctx.needs_input_grad[1:4]
-        wanted = GRAD_FEATURES * needed[0] + GRAD_WEIGHT * needed[1] + GRAD_BIAS * needed[2]
-        ctx.operators, ctx.wanted, ctx.dtype = operators, wanted, features.dtype
-        labels, known, packed, pairs, seed, lam, pos_weight, strategy, norm, eps, reduction, blocks = rest
-        ctx.reduction = reduction
+        _, of_features, of_weight, of_bias, *_ = ctx.needs_input_grad
+        wanted = GRAD_FEATURES * of_features + GRAD_WEIGHT * of_weight + GRAD_BIAS * of_bias
+        *_, reduction, blocks = rest
+        ctx.operators, ctx.wanted, ctx.dtype, ctx.settings = operators, wanted, features.dtype, None
         if reduction == NONE:
             # The backward evaluates the rows again, with the upstream gradient as their weights.
+            labels, known, packed, pairs, seed, lam, pos_weight, strategy, norm, eps, *_ = rest
             present, known = label_words(operators, labels, known, packed)
             if pairs is None:
                 pairs = operators.mine_pairs(present, seed, strategy)
@@ -238,7 +239,7 @@ class FusedINDeeDLoss(torch.autograd.Function):
             ctx.save_for_backward(*rows)
             ctx.settings = (norm, eps, SUM, blocks)
         else:
-            loss, components, *gradients = operators.indeed_loss(features, weight, bias, *rest, wanted)
+            loss, components, *gradients = operators.indeed_loss.default(features, weight, bias, *rest, wanted)
             ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(components)
         ctx.set_materialize_grads(False)
@@ -248,23 +249,31 @@ class FusedINDeeDLoss(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor | None, _: None):
         if grad_loss is None:
             return (None,) * 16
-        with torch.no_grad():
-            if ctx.reduction == NONE:
+        if ctx.settings is None:
+            gradients = _scaled(ctx.saved_tensors, grad_loss, ctx.dtype)
+        else:
+            with torch.no_grad():
                 _, _, *gradients = ctx.operators.fused_indeed_loss(
                     *ctx.saved_tensors, grad_loss.contiguous(), *ctx.settings, ctx.wanted
                 )
-                gradients = [gradient.to(ctx.dtype) for gradient in gradients]
-            else:
-                gradients = _scaled(ctx.saved_tensors, grad_loss, ctx.dtype)
-        gradients = tuple(g if need else None for g, need in zip(gradients, ctx.needs_input_grad[1:4], strict=True))
-        return None, *_refuse_second_derivatives(gradients), *(None,) * 12
+            gradients = [gradient.to(ctx.dtype) for gradient in gradients]
+        features, weight, bias = _refuse_second_derivatives(
+            [gradient if ctx.wanted & bit else None for gradient, bit in zip(gradients, _GRADIENTS, strict=True)]
+        )
+        return None, features, weight, bias, *_NO_MORE_GRADIENTS
+
+
+_GRADIENTS = (GRAD_FEATURES, GRAD_WEIGHT, GRAD_BIAS)
+_NO_MORE_GRADIENTS = (None,) * 12
 
 
 def _scaled(saved: tuple[Tensor, ...], scale: Tensor, dtype: torch.dtype) -> list[Tensor]:
     """Saved gradients times the upstream one: in place where this is their only use, untouched where it is 1."""
     if _graph_is_kept():
-        saved = tuple(gradient * scale for gradient in saved)
-    elif scale.device.type != "cpu" or scale.item() != 1:
-        for gradient in saved:
-            gradient.mul_(scale)
+        with torch.no_grad():
+            saved = tuple(gradient * scale for gradient in saved)
+    elif not scale.is_cpu or scale.item() != 1:
+        with torch.no_grad():
+            for gradient in saved:
+                gradient.mul_(scale)
     return [gradient if gradient.dtype == dtype else gradient.to(dtype) for gradient in saved]
