@@ -122,12 +122,23 @@ class Device {
     });
   }
 
+  // In strips of columns, each of all rows.
   template <typename T>
   void map_backward(const MapBackward<T>& task, const Rows& rows, int64_t batch, const Tensor& grad_features) const {
+    constexpr int64_t kStrip = 64;
     const RowView view = rows.view();
     T* out = grad_features.mutable_data_ptr<T>();
-    parallel_rows(batch, task.width, [&](int64_t begin, int64_t end) {
-      row_kernels<T>().map_backward(task, view, begin, end, out);
+    parallel_rows((task.width + kStrip - 1) / kStrip, kStrip * (batch + view.count), [&](int64_t begin, int64_t end) {
+      for (int64_t first = begin * kStrip; first < std::min(task.width, end * kStrip); first += kStrip) {
+        const auto from = [&](const T* matrix) { return matrix != nullptr ? matrix + first : nullptr; };
+        MapBackward<T> strip = task;
+        strip.width = std::min(kStrip, task.width - first);
+        strip.features = from(task.features);
+        strip.map_gradient = from(task.map_gradient);
+        strip.base = from(task.base);
+        strip.direct = from(task.direct);
+        row_kernels<T>().map_backward(strip, view, batch, out + first, task.feature_stride);
+      }
     });
   }
 

@@ -48,12 +48,10 @@ DirectedRows::DirectedRows(const Tensor& pairs_tensor, int64_t batch) {
     for (int64_t i = 0; i < entries; ++i) twin_[i] = index[index[i]] == i ? index[i] : -1;
   }
   group(source_, batch, own_begin_, own_);
-  group(partner_, batch, incoming_begin_, incoming_);
 }
 
 RowView DirectedRows::view() const {
-  return {count(),     source_.data(),          partner_.data(),  twin_.data(), own_begin_.data(),
-          own_.data(), incoming_begin_.data(), incoming_.data()};
+  return {count(), source_.data(), partner_.data(), twin_.data(), own_begin_.data(), own_.data(), nullptr, nullptr};
 }
 
 }  // namespace indeed::cpu

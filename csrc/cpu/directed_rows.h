@@ -1,4 +1,4 @@
-// The directed rows of a partner vector or pair list on the host.
+// The directed rows of a partner vector or pair list on the host. Incoming rows are not listed: nothing here gathers.
 #pragma once
 
 #include <vector>
@@ -18,7 +18,7 @@ class DirectedRows {
 
  private:
   std::vector<int64_t> source_, partner_, twin_;
-  std::vector<int64_t> own_begin_, own_, incoming_begin_, incoming_;
+  std::vector<int64_t> own_begin_, own_;
 };
 
 }  // namespace indeed::cpu

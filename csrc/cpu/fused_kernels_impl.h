@@ -220,23 +220,23 @@ void fused_gradients(const FusedBlock<T>& b, const RowView& rows, int64_t begin,
         .run();
   }
   if (!b.last) return;
-  const MapBackward<T> task{end - begin,
-                            b.minmax,
-                            b.features + begin,
-                            stack_gradient + b.batch * strip,
-                            stack_gradient,
-                            nullptr,
-                            b.statistics,
-                            b.bce.sums,
-                            b.width,
-                            strip};
-  T* grad_features = b.grad_features + begin;
   if (b.stacked > b.batch) {
-    map_backward(task, rows, 0, b.batch, grad_features);
-  } else {
-    for (int64_t i = 0; i < b.batch; ++i) {
-      std::copy(task.base + i * strip, task.base + i * strip + task.width, grad_features + i * b.width);
-    }
+    // In place on V, whose rows lie close together; those of the result evict each other where n is a power of two.
+    const MapBackward<T> task{end - begin,
+                              b.minmax,
+                              b.features + begin,
+                              stack_gradient + b.batch * strip,
+                              stack_gradient,
+                              nullptr,
+                              b.statistics,
+                              b.bce.sums,
+                              b.width,
+                              strip};
+    map_backward(task, rows, b.batch, stack_gradient, strip);
+  }
+  for (int64_t i = 0; i < b.batch; ++i) {
+    const T* row = stack_gradient + i * strip;
+    std::copy(row, row + (end - begin), b.grad_features + i * b.width + begin);
   }
 }
 

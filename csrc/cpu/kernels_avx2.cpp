@@ -21,6 +21,7 @@
 
 namespace indeed::cpu {
 namespace avx2 {
+#include "cpu/map_backward_impl.h"
 #include "cpu/row_kernels_impl.h"
 #include "cpu/tile_product_impl.h"
 #include "cpu/fused_kernels_impl.h"

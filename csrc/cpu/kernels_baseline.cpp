@@ -10,6 +10,7 @@
 
 namespace indeed::cpu {
 namespace baseline {
+#include "cpu/map_backward_impl.h"
 #include "cpu/row_kernels_impl.h"
 #include "cpu/tile_product_impl.h"
 #include "cpu/fused_kernels_impl.h"

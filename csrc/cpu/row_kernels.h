@@ -20,8 +20,9 @@ struct RowKernels {
   // Adds sum dm m and sum dm (1 - m) of rows [begin, end), from T and identical features.
   void (*map_dots)(const T* features, const T* identical, const T* map_gradient, int64_t width, const RowView& rows,
                    int64_t begin, int64_t end, RowSums* sums);
-  // grad_features [B, n] of samples [begin, end).
-  void (*map_backward)(const MapBackward<T>& task, const RowView& rows, int64_t begin, int64_t end, T* grad_features);
+  // grad_features [B, columns], rows `stride` apart, which may be the base itself; the task is of these columns.
+  void (*map_backward)(const MapBackward<T>& task, const RowView& rows, int64_t batch, T* grad_features,
+                       int64_t stride);
 };
 
 template <typename T>
