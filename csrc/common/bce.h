@@ -44,22 +44,28 @@ INDEED_HD float exp_nonpositive(float x) {
 }
 #endif
 
-// log(1 + e) for e in [0, 1].
-INDEED_HD double log1p_unit(double e) { return ::log1p(e); }
+// Functions of e = exp(-|y|) in [0, 1].
+template <typename T>
+struct UnitTerms {
+  T reciprocal;  // 1 / (1 + e)
+  T log1p;       // log(1 + e)
+};
 
-// 2 atanh(e / (2 + e)), whose series needs eight terms at e = 1.
-INDEED_HD float log1p_unit(float e) {
-  const float s = e / (2.0f + e);
+INDEED_HD UnitTerms<double> unit_terms(double e) { return {1 / (1 + e), ::log1p(e)}; }
+
+// log(1 + e) = 2 atanh(s), s = e / (2 + e), by a polynomial in s^2 that is within 4e-9 on [0, 1/9]; one division serves
+// both functions.
+INDEED_HD UnitTerms<float> unit_terms(float e) {
+  const float one = 1.0f + e, two = 2.0f + e;
+  const float reciprocal = 1.0f / (one * two);
+  const float s = e * one * reciprocal;
   const float z = s * s;
-  float p = 1.0f / 15.0f;
-  p = p * z + 1.0f / 13.0f;
-  p = p * z + 1.0f / 11.0f;
-  p = p * z + 1.0f / 9.0f;
-  p = p * z + 1.0f / 7.0f;
-  p = p * z + 1.0f / 5.0f;
-  p = p * z + 1.0f / 3.0f;
+  float p = 0.14087329f;
+  p = p * z + 0.13980709f;
+  p = p * z + 0.20012427f;
+  p = p * z + 0.33333158f;
   p = p * z + 1.0f;
-  return 2.0f * s * p;
+  return {two * reciprocal, 2.0f * s * p};
 }
 
 template <typename T>
@@ -67,9 +73,9 @@ INDEED_HD BceTerm<T> bce_term(T logit, bool positive, T positive_weight) {
   const T y = positive ? -logit : logit;
   const T magnitude = y < 0 ? -y : y;
   const T e = exp_nonpositive(-magnitude);
-  const T reciprocal = T(1) / (T(1) + e);
-  const T sigmoid = y < 0 ? e * reciprocal : reciprocal;
-  const T softplus = (y < 0 ? T(0) : y) + log1p_unit(e);
+  const UnitTerms<T> terms = unit_terms(e);
+  const T sigmoid = y < 0 ? e * terms.reciprocal : terms.reciprocal;
+  const T softplus = (y < 0 ? T(0) : y) + terms.log1p;
   const T w = positive ? positive_weight : T(1);
   const T slope = w * sigmoid;
   return {w * softplus, positive ? -slope : slope};

@@ -36,9 +36,9 @@ struct FusedKernels {
   void (*logits)(const FusedBlock<T>& block, const RowView& rows, int64_t begin, int64_t end, T* scratch);
   // The gradients by those logits into FusedBlock::transposed.
   void (*transpose_gradients)(const FusedBlock<T>& block, const RowView& rows, int64_t begin, int64_t end);
-  // Columns [begin, end) of the weight and feature gradients. stack_gradient [B + R, strip] carries the products by the
-  // stack from block to block.
-  void (*gradients)(const FusedBlock<T>& block, const RowView& rows, int64_t begin, int64_t end, int64_t strip,
+  // A strip of columns, from `begin` on, of the weight and feature gradients. stack_gradient [B + R, strip] carries the
+  // products by the stack from block to block. `next` is where the strip after it begins, the width if there is none.
+  void (*gradients)(const FusedBlock<T>& block, const RowView& rows, int64_t begin, int64_t next, int64_t strip,
                     T* stack_gradient, T* scratch);
 };
 

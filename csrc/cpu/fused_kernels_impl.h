@@ -196,15 +196,15 @@ void prefetch(const T* matrix, int64_t rows, int64_t stride, int64_t begin, int6
 }
 
 template <typename T>
-void fused_gradients(const FusedBlock<T>& b, const RowView& rows, int64_t begin, int64_t end, int64_t strip,
+void fused_gradients(const FusedBlock<T>& b, const RowView& rows, int64_t begin, int64_t next, int64_t strip,
                      T* stack_gradient, T* scratch) {
   const int64_t classes = b.bce.classes, panel_stride = kTileDepth * kPanelColumns<T>;
-  const int64_t next = std::min(b.width, end + strip);
+  const int64_t end = std::min(b.width, begin + strip), next_end = std::min(b.width, next + strip);
   if (b.grad_weight != nullptr) {
     for (int64_t row = 0; row < b.stacked; row += kTileDepth) {
       const int64_t depth = std::min(kTileDepth, b.stacked - row);
       pack_stack(b, rows, row, depth, begin, end, scratch);
-      if (row + depth == b.stacked) prefetch(b.features, b.batch, b.width, end, next);
+      if (row + depth == b.stacked) prefetch(b.features, b.batch, b.width, next, next_end);
       Product<T>{b.transposed + row, classes, b.stacked, 1, depth, scratch, panel_stride, end - begin,
                  b.grad_weight + begin, b.width, row > 0}
           .run();
@@ -214,7 +214,7 @@ void fused_gradients(const FusedBlock<T>& b, const RowView& rows, int64_t begin,
   for (int64_t c = 0; c < classes; c += kTileDepth) {
     const int64_t depth = std::min(kTileDepth, classes - c);
     pack_weight_rows(b, c, depth, begin, end, scratch);
-    prefetch(b.weight + c * b.width, depth, b.width, end, next);
+    prefetch(b.weight + c * b.width, depth, b.width, next, next_end);
     Product<T>{b.bce.original + c, b.stacked, classes, 1, depth, scratch, panel_stride, end - begin, stack_gradient,
                strip, c > 0 || !b.first}
         .run();

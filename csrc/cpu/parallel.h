@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <atomic>
 
 namespace indeed {
 
@@ -40,6 +41,20 @@ void parallel(int64_t slots, int64_t count, const Body& body) {
   } else {
     torch::stable::parallel_for(0, slots, 1, part);
   }
+}
+
+// Items [0, count), each taken by the slot that is free: cores are not always equally fast. body(slot, item, next) is
+// told which item its slot works on after this one, `count` or more if none.
+template <typename Body>
+void parallel_items(int64_t slots, int64_t count, const Body& body) {
+  std::atomic<int64_t> taken{0};
+  parallel(slots, slots, [&](int64_t slot, int64_t, int64_t) {
+    for (int64_t item = taken++; item < count;) {
+      const int64_t next = taken++;
+      body(slot, item, next);
+      item = next;
+    }
+  });
 }
 
 }  // namespace indeed

@@ -85,12 +85,10 @@ class Products {
   }
 
   void gradients(const ClassBlock<T>&) {
-    parallel(slots_, strips_, [&](int64_t slot, int64_t begin, int64_t end) {
-      for (int64_t k = begin; k < end; ++k) {
-        T* stack_gradient = stack_gradient_ + (has_one_block() ? slot : k) * sizes_.stacked * strip_;
-        kernels().gradients(block_, rows_, k * strip_, std::min(sizes_.width, (k + 1) * strip_), strip_,
-                            stack_gradient, scratch(slot));
-      }
+    parallel_items(slots_, strips_, [&](int64_t slot, int64_t k, int64_t next) {
+      T* stack_gradient = stack_gradient_ + (has_one_block() ? slot : k) * sizes_.stacked * strip_;
+      kernels().gradients(block_, rows_, k * strip_, std::min(sizes_.width, next * strip_), strip_, stack_gradient,
+                          scratch(slot));
     });
   }
 

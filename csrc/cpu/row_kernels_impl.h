@@ -125,74 +125,83 @@ void load_pos_weight(Tile<T>& tile, const T* pos_weight, int64_t first_class, in
   }
 }
 
+// One tile of a sample and of its own rows; kWhole says that all of its classes exist.
+template <typename T, bool kWhole>
+inline __attribute__((always_inline)) void bce_sample_tile(const BceBlock<T>& b, const RowView& rows,
+                                                           const BlockWeights<T>& weights, int64_t sample, int64_t c,
+                                                           T* grad_bias) {
+  const int64_t count = kWhole ? kTileLanes : b.classes - c;
+  const uint32_t lanes = lanes_mask(count);
+  const uint32_t present = tile_bits(b.present + sample * b.words, b.first_class + c);
+  const uint32_t known = b.known != nullptr ? tile_bits(b.known + sample * b.words, b.first_class + c) & lanes : lanes;
+  Tile<T> o, q, d, bias, biased, pos_weight, slope_o, slope_i, slope_d, grad_o, grad_b;
+  T* logits = b.original + sample * b.stride + c;
+  load(o, logits, count);
+  clear(bias);
+  if (b.bias != nullptr) load(bias, b.bias + b.first_class + c, count);
+  load_pos_weight(pos_weight, b.pos_weight, b.first_class + c, count);
+  for (int64_t l = 0; l < kTileLanes; ++l) biased.lane[l] = o.lane[l] + bias.lane[l];
+  const T loss_o = bce_tile(biased, present, known, pos_weight, slope_o);
+  clear(grad_o);
+  clear(grad_b);
+  for (int64_t k = rows.own_begin[sample]; k < rows.own_begin[sample + 1]; ++k) {
+    const int64_t row = rows.own[k];
+    const T weight = b.row_weight != nullptr ? b.row_weight[row] : weights.scale;
+    RowSums& sums = b.sums[row];
+    sums.original += loss_o;
+    for (int64_t l = 0; l < kTileLanes; ++l) grad_o.lane[l] += weight * slope_o.lane[l];
+    if (grad_bias != nullptr) {
+      for (int64_t l = 0; l < kTileLanes; ++l) grad_b.lane[l] += weight * slope_o.lane[l];
+    }
+    if (b.blocks == 0) continue;
+    const int64_t partner = rows.partner[row] * b.words;
+    const uint32_t partner_present = tile_bits(b.present + partner, b.first_class + c);
+    const uint32_t both = b.known != nullptr ? known & tile_bits(b.known + partner, b.first_class + c) : known;
+    T* row_logits = b.identical + row * b.stride + c;
+    load(q, row_logits, count);
+    clear(slope_i);
+    clear(slope_d);
+    for (int64_t l = 0; l < kTileLanes; ++l) d.lane[l] = o.lane[l] - q.lane[l];
+    if (b.blocks & kIdenticalBlock) {
+      for (int64_t l = 0; l < kTileLanes; ++l) biased.lane[l] = q.lane[l] + bias.lane[l];
+      sums.identical += bce_tile(biased, present & partner_present, both, pos_weight, slope_i);
+    }
+    if (b.blocks & kDisparateBlock) {
+      for (int64_t l = 0; l < kTileLanes; ++l) biased.lane[l] = d.lane[l] + bias.lane[l];
+      sums.disparate += bce_tile(biased, present & ~partner_present, both, pos_weight, slope_d);
+    }
+    if (!b.gradients) continue;
+    const T weight_i = weight * weights.identical, weight_d = weight * weights.disparate;
+    T dot_identical = 0, dot_disparate = 0;
+#pragma omp simd reduction(+ : dot_identical, dot_disparate)
+    for (int64_t l = 0; l < kTileLanes; ++l) {
+      const T g_i = weight_i * slope_i.lane[l], g_d = weight_d * slope_d.lane[l], g = g_i - g_d;
+      dot_identical += g * q.lane[l];
+      dot_disparate += g * d.lane[l];
+      grad_o.lane[l] += g_d;
+      q.lane[l] = g;
+      grad_b.lane[l] += g_i + g_d;
+    }
+    sums.dot_identical += dot_identical;
+    sums.dot_disparate += dot_disparate;
+    store(q, row_logits, count);
+  }
+  if (!b.gradients) return;
+  store(grad_o, logits, count);
+  if (grad_bias != nullptr) {
+    for (int64_t l = 0; l < count; ++l) grad_bias[c + l] += grad_b.lane[l];
+  }
+}
+
 template <typename T>
 void bce_block(const BceBlock<T>& b, const RowView& rows, int64_t begin, int64_t end, T* grad_bias) {
   const BlockWeights<T> weights = block_weights(b);
-  Tile<T> o{}, q{}, d{}, bias{}, pos_weight{}, slope_o{}, slope_i{}, slope_d{}, grad_o{}, grad_b{};
   for (int64_t sample = begin; sample < end; ++sample) {
-    for (int64_t c = 0; c < b.classes; c += kTileLanes) {
-      const int64_t count = std::min(kTileLanes, b.classes - c);
-      const uint32_t lanes = lanes_mask(count);
-      const uint32_t present = tile_bits(b.present + sample * b.words, b.first_class + c);
-      const uint32_t known = b.known != nullptr ? tile_bits(b.known + sample * b.words, b.first_class + c) & lanes : lanes;
-      T* logits = b.original + sample * b.stride + c;
-      load(o, logits, count);
-      if (b.bias != nullptr) load(bias, b.bias + b.first_class + c, count);
-      load_pos_weight(pos_weight, b.pos_weight, b.first_class + c, count);
-      Tile<T> biased;
-      for (int64_t l = 0; l < kTileLanes; ++l) biased.lane[l] = o.lane[l] + bias.lane[l];
-      const T loss_o = bce_tile(biased, present, known, pos_weight, slope_o);
-      clear(grad_o);
-      clear(grad_b);
-      for (int64_t k = rows.own_begin[sample]; k < rows.own_begin[sample + 1]; ++k) {
-        const int64_t row = rows.own[k];
-        const T weight = b.row_weight != nullptr ? b.row_weight[row] : weights.scale;
-        RowSums& sums = b.sums[row];
-        sums.original += loss_o;
-        for (int64_t l = 0; l < kTileLanes; ++l) grad_o.lane[l] += weight * slope_o.lane[l];
-        if (grad_bias != nullptr) {
-          for (int64_t l = 0; l < kTileLanes; ++l) grad_b.lane[l] += weight * slope_o.lane[l];
-        }
-        if (b.blocks == 0) continue;
-        const int64_t partner = rows.partner[row] * b.words;
-        const uint32_t partner_present = tile_bits(b.present + partner, b.first_class + c);
-        const uint32_t both = b.known != nullptr ? known & tile_bits(b.known + partner, b.first_class + c) : known;
-        T* row_logits = b.identical + row * b.stride + c;
-        load(q, row_logits, count);
-        clear(slope_i);
-        clear(slope_d);
-#pragma omp simd
-        for (int64_t l = 0; l < kTileLanes; ++l) d.lane[l] = o.lane[l] - q.lane[l];
-        if (b.blocks & kIdenticalBlock) {
-          for (int64_t l = 0; l < kTileLanes; ++l) biased.lane[l] = q.lane[l] + bias.lane[l];
-          sums.identical += bce_tile(biased, present & partner_present, both, pos_weight, slope_i);
-        }
-        if (b.blocks & kDisparateBlock) {
-          for (int64_t l = 0; l < kTileLanes; ++l) biased.lane[l] = d.lane[l] + bias.lane[l];
-          sums.disparate += bce_tile(biased, present & ~partner_present, both, pos_weight, slope_d);
-        }
-        if (!b.gradients) continue;
-        const T weight_i = weight * weights.identical, weight_d = weight * weights.disparate;
-        T dot_identical = 0, dot_disparate = 0;
-#pragma omp simd reduction(+ : dot_identical, dot_disparate)
-        for (int64_t l = 0; l < kTileLanes; ++l) {
-          const T g_i = weight_i * slope_i.lane[l], g_d = weight_d * slope_d.lane[l], g = g_i - g_d;
-          dot_identical += g * q.lane[l];
-          dot_disparate += g * d.lane[l];
-          grad_o.lane[l] += g_d;
-          q.lane[l] = g;
-          grad_b.lane[l] += g_i + g_d;
-        }
-        sums.dot_identical += dot_identical;
-        sums.dot_disparate += dot_disparate;
-        store(q, row_logits, count);
-      }
-      if (!b.gradients) continue;
-      store(grad_o, logits, count);
-      if (grad_bias != nullptr) {
-        for (int64_t l = 0; l < count; ++l) grad_bias[c + l] += grad_b.lane[l];
-      }
+    int64_t c = 0;
+    for (; c + kTileLanes <= b.classes; c += kTileLanes) {
+      bce_sample_tile<T, true>(b, rows, weights, sample, c, grad_bias);
     }
+    if (c < b.classes) bce_sample_tile<T, false>(b, rows, weights, sample, c, grad_bias);
   }
 }
 
