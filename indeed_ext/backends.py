@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from . import _extension
+from . import _extension, _triton
 
 ENVIRONMENT_VARIABLE = "INDEED_BACKEND"
 
@@ -35,7 +35,9 @@ def missing_reasons() -> dict[str, str]:
     elif not torch.cuda.is_available():
         reasons["cuda"] = "torch finds no usable GPU"
     if "triton" not in _namespaces:
-        reasons["triton"] = "this version has no Triton kernels yet"
+        reasons["triton"] = _triton.TRITON_ERROR or "its operators are not registered"
+    elif _namespaces["triton"][1] == "cuda" and not torch.cuda.is_available():
+        reasons["triton"] = "torch finds no usable GPU (TRITON_INTERPRET=1 runs the kernels slowly on the CPU)"
     return reasons
 
 
@@ -73,7 +75,8 @@ def select(backend: str | None, device: torch.device) -> Any | None:
 def _default_operators(device_type: str) -> Any | None:
     if device_type == "cpu" and "cpu" in _namespaces:
         return torch.ops.indeed_ext
+    # On a GPU the compiled kernels, registered first, come before Triton's; on a CPU those are only interpreted.
     for namespace, served in _namespaces.values():
-        if served == device_type:
+        if served == device_type == "cuda":
             return getattr(torch.ops, namespace)
     return None

@@ -66,6 +66,7 @@ def _slow(name: str) -> Backend:
 
 
 _TRITON = Backend("triton", device="cuda") if torch.cuda.is_available() else _slow("triton")
+_TRITON = replace(_TRITON, sees_values=False)
 REGISTRY = {
     backend.name: backend
     for backend in (
