@@ -8,6 +8,7 @@ from torch import Tensor
 from indeed_ext.constants import REDUCTIONS
 
 from .config import Tile
+from .convert import narrow
 from .launch import blocks, launch
 
 MEAN = REDUCTIONS["mean"]
@@ -55,7 +56,7 @@ def finish_kernel(
                 at += 5 * count
             total = original + lam_identical * identical + lam_disparate * disparate
             if PER_ROW:
-                tl.store(loss + row, total.to(loss.dtype.element_ty), mask=inside)
+                tl.store(loss + row, narrow(total, loss.dtype.element_ty), mask=inside)
             totals += total
             originals += original
             identicals += identical
@@ -64,7 +65,7 @@ def finish_kernel(
         if AVERAGE:
             scale = scale / tl.maximum(count, 1)
         if not PER_ROW:
-            tl.store(loss, (tl.sum(totals) * scale).to(loss.dtype.element_ty))
+            tl.store(loss, narrow(tl.sum(totals) * scale, loss.dtype.element_ty))
         kind = components.dtype.element_ty
         tl.store(components, (tl.sum(originals) * scale).to(kind))
         tl.store(components + 1, (tl.sum(identicals) * scale).to(kind))
@@ -77,7 +78,7 @@ def finish_kernel(
         for _ in range(0, row_tiles):
             gradient += tl.load(at, mask=column < classes, other=0.0).to(tl.float64)
             at += classes
-        tl.store(grad_bias + first_class + column, gradient.to(grad_bias.dtype.element_ty), mask=column < classes)
+        tl.store(grad_bias + first_class + column, narrow(gradient, grad_bias.dtype.element_ty), mask=column < classes)
 
 
 def empty_loss(reduction: int, count: int, like: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

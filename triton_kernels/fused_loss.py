@@ -10,7 +10,6 @@ df <- V + what T sends through the maps
 from __future__ import annotations
 
 import torch
-import triton.language as tl
 from torch import Tensor
 
 from indeed_ext.constants import (
@@ -42,6 +41,7 @@ from .identical_map import SUMS, map_backward, row_statistics, triton_dtype
 from .launch import blocks as blocks_of
 from .launch import launch
 from .mine_pairs import mine_pairs
+from .operators import is_interpreted
 from .pack_labels import pack_labels
 from .products import gradients_kernel, logits_kernel
 
@@ -57,19 +57,18 @@ def _class_block(count: int, classes: int, most: int) -> int:
     return min(classes, max(most // max(2 * count, 1) // _WORD_BITS * _WORD_BITS, _WORD_BITS))
 
 
-def operand_type(dtype: torch.dtype, computed: torch.dtype) -> tuple[tl.dtype, str]:
-    """What matrix instructions multiply, and how they treat float32.
+def product_precision(dtype: torch.dtype) -> str:
+    """How matrix instructions treat operands, which are float32 for all but float64.
 
-    bfloat16 stays: its range holds every gradient, and plain PyTorch rounds the same operands. Gradients by logits
-    may lie below float16's range, so that it is multiplied as tf32, which holds a float16 exactly.
+    Half types are exact as a sum of two bfloat16, whose range holds the smallest gradient, and so are multiplied by
+    three bfloat16 products; formed features and gradients then keep 16 bits. Rounding them to 8, or to float16's
+    range, would make the loss less accurate than plain PyTorch's.
     """
-    if computed == torch.float64:
-        return tl.float64, "ieee"
-    if dtype == torch.bfloat16:
-        return tl.bfloat16, "ieee"
-    if dtype == torch.float16:
-        return tl.float32, "tf32"
-    return tl.float32, "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    if is_interpreted():
+        return "ieee"
+    if dtype in (torch.bfloat16, torch.float16):
+        return "bf16x3"
+    return "tf32" if torch.backends.cuda.matmul.allow_tf32 and torch.version.hip is None else "ieee"
 
 
 def fused_indeed_loss(
@@ -122,8 +121,11 @@ def fused_indeed_loss(
     minmax = norm == NORMS["minmax"]
     tiles = configuration(count, classes, accumulation)
     block = _class_block(count, classes, BLOCK_ELEMENTS)
-    shape = {"LIST": pairs.dim() == 2, "ACC": triton_dtype(accumulation)}
-    shape["DOT"], shape["PRECISION"] = operand_type(features.dtype, accumulation)
+    shape = {
+        "LIST": pairs.dim() == 2,
+        "ACC": triton_dtype(accumulation),
+        "PRECISION": product_precision(features.dtype),
+    }
 
     def scratch(*sizes: int, dtype: torch.dtype = accumulation) -> Tensor:
         return torch.empty(sizes, dtype=dtype, device=features.device)

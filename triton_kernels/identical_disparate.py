@@ -17,6 +17,7 @@ from .arguments import (
     row_count,
 )
 from .config import configuration
+from .convert import narrow
 from .identical_map import (
     SUMS,
     identical_features,
@@ -56,8 +57,8 @@ def form_blocks_kernel(
     formed = tl.where(valid[:, None], formed, float("nan"))
     inside = (row < count)[:, None] & (column < width)[None, :]
     at = row[:, None] * width + column[None, :]
-    tl.store(identical + at, formed.to(identical.dtype.element_ty), mask=inside)
-    tl.store(disparate + at, (source - formed).to(disparate.dtype.element_ty), mask=inside)
+    tl.store(identical + at, narrow(formed, identical.dtype.element_ty), mask=inside)
+    tl.store(disparate + at, narrow(source - formed, disparate.dtype.element_ty), mask=inside)
 
 
 @triton.jit

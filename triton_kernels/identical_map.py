@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .config import Tile
+from .convert import narrow, widen
 from .launch import blocks, launch
 from .rows import directed_row
 
@@ -26,7 +27,7 @@ SUMS = 5
 def load_rows(features, sample, valid, column, width, ACC: tl.constexpr):
     """Features [M, N] of samples at columns, zero beyond the edges."""
     mask = valid[:, None] & (column < width)[None, :]
-    return tl.load(features + sample[:, None] * width + column[None, :], mask=mask, other=0.0).to(ACC)
+    return widen(tl.load(features + sample[:, None] * width + column[None, :], mask=mask, other=0.0), ACC)
 
 
 @triton.jit
@@ -163,10 +164,10 @@ def map_backward_kernel(
             row = last.to(tl.int64)
             i = tl.sum(tl.where(rows == last, sources, 0))
             j = tl.sum(tl.where(rows == last, partners, 0))
-            source = tl.load(features + i * width + column, mask=inside, other=0.0).to(ACC)
-            partner = tl.load(features + j * width + column, mask=inside, other=0.0).to(ACC)
-            t = tl.load(map_gradient + row * width + column, mask=inside, other=0.0).to(ACC)
-            sent = tl.load(direct + row * width + column, mask=inside, other=0.0).to(ACC)
+            source = widen(tl.load(features + i * width + column, mask=inside, other=0.0), ACC)
+            partner = widen(tl.load(features + j * width + column, mask=inside, other=0.0), ACC)
+            t = widen(tl.load(map_gradient + row * width + column, mask=inside, other=0.0), ACC)
+            sent = widen(tl.load(direct + row * width + column, mask=inside, other=0.0), ACC)
             if DIFFERENCE:
                 t = t - sent
             scale = tl.load(statistics + row)
@@ -183,7 +184,7 @@ def map_backward_kernel(
             )
             own = sent + (u - low) * scale * t + du * partner
             total += tl.where(i == sample, own, 0.0) + tl.where(j == sample, du * source, 0.0)
-    tl.store(result + sample * width + column, total.to(result.dtype.element_ty), mask=inside)
+    tl.store(result + sample * width + column, narrow(total, result.dtype.element_ty), mask=inside)
 
 
 def row_statistics(

@@ -9,23 +9,18 @@ import triton
 import triton.language as tl
 
 from .bce import bce_term
+from .convert import narrow, widen
 from .identical_map import identical_features, load_map, load_rows
-from .operators import is_interpreted
 from .rows import directed_row, label_bits
-
-_INTERPRETED = tl.constexpr(is_interpreted())
 
 
 @triton.jit
-def _multiply(a, b, accumulator, DOT: tl.constexpr, PRECISION: tl.constexpr):
+def _multiply(a, b, accumulator, PRECISION: tl.constexpr):
     """accumulator + a b. float64 has tensor instructions on few devices: there it is a sum of products."""
-    if DOT == tl.float64:  # noqa: SIM300
+    if accumulator.dtype == tl.float64:
         return accumulator + tl.sum(a[:, :, None] * b[None, :, :], axis=1)
-    elif _INTERPRETED:
-        # Rounded as they would be; the interpreter's own product takes the bits of a bfloat16 for an integer.
-        return tl.dot(a.to(DOT).to(tl.float32), b.to(DOT).to(tl.float32), accumulator, input_precision=PRECISION)
     else:
-        return tl.dot(a.to(DOT), b.to(DOT), accumulator, input_precision=PRECISION)
+        return tl.dot(a, b, accumulator, input_precision=PRECISION)
 
 
 @triton.jit
@@ -56,7 +51,6 @@ def logits_kernel(
     DISPARATE: tl.constexpr,
     AVERAGE: tl.constexpr,
     ACC: tl.constexpr,
-    DOT: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -79,11 +73,11 @@ def logits_kernel(
         f = load_rows(features, source, valid, column, width, ACC)
         at = local[None, :].to(tl.int64) * width + column[:, None]
         w = tl.load(weight + at, mask=active[None, :] & (column < width)[:, None], other=0.0)
-        w = w.to(DOT)
-        o = _multiply(f, w, o, DOT, PRECISION)
+        w = widen(w, ACC)
+        o = _multiply(f, w, o, PRECISION)
         if IDENTICAL or DISPARATE:
             p = load_rows(features, partner, valid, column, width, ACC)
-            q = _multiply(identical_features(f, p, scale, low), w, q, DOT, PRECISION)
+            q = _multiply(identical_features(f, p, scale, low), w, q, PRECISION)
 
     # The classifier is linear and D = f - I, so that its logits are o - q, without a product.
     d = o - q
@@ -96,13 +90,13 @@ def logits_kernel(
         both = single & label_bits(known, partner, c, mask, words)
     pos = tl.full([1, BLOCK_N], 1.0, ACC)
     if pos_weight is not None:
-        pos = tl.load(pos_weight + c, mask=active, other=1.0).to(ACC)[None, :]
+        pos = widen(tl.load(pos_weight + c, mask=active, other=1.0), ACC)[None, :]
     shift = tl.zeros([1, BLOCK_N], ACC)
     if bias is not None:
-        shift = tl.load(bias + c, mask=active, other=0.0).to(ACC)[None, :]
+        shift = widen(tl.load(bias + c, mask=active, other=0.0), ACC)[None, :]
     share = tl.full([BLOCK_M], 1.0, ACC)
     if row_weight is not None:
-        share = tl.load(row_weight + row, mask=valid, other=0.0).to(ACC)
+        share = widen(tl.load(row_weight + row, mask=valid, other=0.0), ACC)
     elif AVERAGE:
         share = share / tl.maximum(count, 1)
     share = share[:, None]
@@ -121,7 +115,7 @@ def logits_kernel(
     if IDENTICAL:
         value, slope = bce_term(q + shift, mine & theirs, both, pos)
         _add_sum(tile_sums + count, tl.sum(value, axis=1).to(tl.float64), inside, FIRST)
-        gradient = share * tl.load(lam).to(ACC) * slope
+        gradient = share * widen(tl.load(lam), ACC) * slope
         grad_q += gradient
         grad_b += gradient
     else:
@@ -129,7 +123,7 @@ def logits_kernel(
     if DISPARATE:
         value, slope = bce_term(d + shift, mine & (~theirs), both, pos)
         _add_sum(tile_sums + 2 * count, tl.sum(value, axis=1).to(tl.float64), inside, FIRST)
-        gradient = share * tl.load(lam + 1).to(ACC) * slope
+        gradient = share * widen(tl.load(lam + 1), ACC) * slope
         grad_q -= gradient
         grad_o += gradient
         grad_b += gradient
@@ -176,7 +170,6 @@ def gradients_kernel(
     LIST: tl.constexpr,
     MAPS: tl.constexpr,
     ACC: tl.constexpr,
-    DOT: tl.constexpr,
     PRECISION: tl.constexpr,
     FEATURES_M: tl.constexpr,
     FEATURES_K: tl.constexpr,
@@ -205,7 +198,6 @@ def gradients_kernel(
                 FIRST,
                 MAPS,
                 ACC,
-                DOT,
                 PRECISION,
                 FEATURES_M,
                 BLOCK_N,
@@ -229,7 +221,6 @@ def gradients_kernel(
                 LIST,
                 MAPS,
                 ACC,
-                DOT,
                 PRECISION,
                 WEIGHT_M,
                 BLOCK_N,
@@ -252,7 +243,6 @@ def _feature_tile(
     FIRST: tl.constexpr,
     MAPS: tl.constexpr,
     ACC: tl.constexpr,
-    DOT: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -269,12 +259,12 @@ def _feature_tile(
     for start in range(0, classes, BLOCK_K):
         c = start + tl.arange(0, BLOCK_K)
         w_at = c[:, None].to(tl.int64) * width + column[None, :]
-        w = tl.load(weight + w_at, mask=(c < classes)[:, None] & (column < width)[None, :], other=0.0).to(DOT)
+        w = widen(tl.load(weight + w_at, mask=(c < classes)[:, None] & (column < width)[None, :], other=0.0), ACC)
         g_at = row[:, None] * classes + c[None, :]
         mask = (row < count)[:, None] & (c < classes)[None, :]
-        v = _multiply(tl.load(grad_original + g_at, mask=mask, other=0.0), w, v, DOT, PRECISION)
+        v = _multiply(tl.load(grad_original + g_at, mask=mask, other=0.0), w, v, PRECISION)
         if MAPS:
-            t = _multiply(tl.load(grad_identical + g_at, mask=mask, other=0.0), w, t, DOT, PRECISION)
+            t = _multiply(tl.load(grad_identical + g_at, mask=mask, other=0.0), w, t, PRECISION)
     tl.store(direct + at, v, mask=written)
     tl.store(map_gradient + at, t, mask=written)
 
@@ -296,7 +286,6 @@ def _weight_tile(
     LIST: tl.constexpr,
     MAPS: tl.constexpr,
     ACC: tl.constexpr,
-    DOT: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -310,11 +299,13 @@ def _weight_tile(
         mask = (c < classes)[:, None] & (row < count)[None, :]
         at = row[None, :].to(tl.int64) * classes + c[:, None]
         f = load_rows(features, source, valid, column, width, ACC)
-        total = _multiply(tl.load(grad_original + at, mask=mask, other=0.0), f, total, DOT, PRECISION)
+        total = _multiply(tl.load(grad_original + at, mask=mask, other=0.0), f, total, PRECISION)
         if MAPS:
             scale, low = load_map(statistics, row, count, valid)
             p = load_rows(features, partner, valid, column, width, ACC)
             formed = identical_features(f, p, scale, low)
-            total = _multiply(tl.load(grad_identical + at, mask=mask, other=0.0), formed, total, DOT, PRECISION)
+            total = _multiply(tl.load(grad_identical + at, mask=mask, other=0.0), formed, total, PRECISION)
     written = (c < classes)[:, None] & (column < width)[None, :]
-    tl.store(grad_weight + c[:, None] * width + column[None, :], total.to(grad_weight.dtype.element_ty), mask=written)
+    tl.store(
+        grad_weight + c[:, None] * width + column[None, :], narrow(total, grad_weight.dtype.element_ty), mask=written
+    )

@@ -20,6 +20,7 @@ from .arguments import (
 )
 from .bce import bce_term
 from .config import Tile, configuration
+from .convert import narrow, widen
 from .finish import MEAN, NONE, empty_loss, finish
 from .identical_map import SUMS, triton_dtype
 from .launch import blocks, launch
@@ -64,17 +65,17 @@ def six_way_kernel(
             both = single & label_bits(known, partner, column, mask, words)
         weight = tl.full([1, BLOCK_N], 1.0, ACC)
         if pos_weight is not None:
-            weight = tl.load(pos_weight + column, mask=column < classes, other=1.0).to(ACC)[None, :]
-        o = tl.load(logits + source[:, None] * classes + column[None, :], mask=mask, other=0.0).to(ACC)
+            weight = widen(tl.load(pos_weight + column, mask=column < classes, other=1.0), ACC)[None, :]
+        o = widen(tl.load(logits + source[:, None] * classes + column[None, :], mask=mask, other=0.0), ACC)
         value, _ = bce_term(o, mine, single, weight)
         original += tl.sum(value, axis=1).to(tl.float64)
         at = row[:, None] * classes + column[None, :]
         if IDENTICAL:
-            q = tl.load(identical_logits + at, mask=mask, other=0.0).to(ACC)
+            q = widen(tl.load(identical_logits + at, mask=mask, other=0.0), ACC)
             value, _ = bce_term(q, mine & theirs, both, weight)
             identical += tl.sum(value, axis=1).to(tl.float64)
         if DISPARATE:
-            d = tl.load(disparate_logits + at, mask=mask, other=0.0).to(ACC)
+            d = widen(tl.load(disparate_logits + at, mask=mask, other=0.0), ACC)
             value, _ = bce_term(d, mine & (~theirs), both, weight)
             disparate += tl.sum(value, axis=1).to(tl.float64)
     # A row that does not exist makes the loss not a number.
@@ -116,12 +117,12 @@ def six_way_backward_kernel(
     column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     scale = tl.full([1], 1.0, ACC)
     if not PER_ROW:
-        scale = tl.load(grad_loss + tl.arange(0, 1)).to(ACC)
+        scale = widen(tl.load(grad_loss + tl.arange(0, 1)), ACC)
         if AVERAGE:
             scale = scale / tl.maximum(count, 1)
     pos = tl.full([1, BLOCK_N], 1.0, ACC)
     if pos_weight is not None:
-        pos = tl.load(pos_weight + column, mask=column < classes, other=1.0).to(ACC)[None, :]
+        pos = widen(tl.load(pos_weight + column, mask=column < classes, other=1.0), ACC)[None, :]
     at = row[:, None] * classes + column[None, :]
 
     source, partner, valid = directed_row(pairs, row, count, batch, LIST)
@@ -135,19 +136,19 @@ def six_way_backward_kernel(
         both = both & label_bits(known, partner, column, mask, words)
     weight = scale
     if PER_ROW:
-        weight = tl.load(grad_loss + row, mask=valid, other=0.0).to(ACC)
+        weight = widen(tl.load(grad_loss + row, mask=valid, other=0.0), ACC)
     identical = tl.zeros([BLOCK_M, BLOCK_N], ACC)
     if IDENTICAL:
-        q = tl.load(identical_logits + at, mask=mask, other=0.0).to(ACC)
+        q = widen(tl.load(identical_logits + at, mask=mask, other=0.0), ACC)
         _, slope = bce_term(q, mine & theirs, both, pos)
-        identical += weight[:, None] * tl.load(lam).to(ACC) * slope
-    tl.store(grad_identical + at, identical.to(grad_identical.dtype.element_ty), mask=written)
+        identical += weight[:, None] * widen(tl.load(lam), ACC) * slope
+    tl.store(grad_identical + at, narrow(identical, grad_identical.dtype.element_ty), mask=written)
     disparate = tl.zeros([BLOCK_M, BLOCK_N], ACC)
     if DISPARATE:
-        d = tl.load(disparate_logits + at, mask=mask, other=0.0).to(ACC)
+        d = widen(tl.load(disparate_logits + at, mask=mask, other=0.0), ACC)
         _, slope = bce_term(d, mine & (~theirs), both, pos)
-        disparate += weight[:, None] * tl.load(lam + 1).to(ACC) * slope
-    tl.store(grad_disparate + at, disparate.to(grad_disparate.dtype.element_ty), mask=written)
+        disparate += weight[:, None] * widen(tl.load(lam + 1), ACC) * slope
+    tl.store(grad_disparate + at, narrow(disparate, grad_disparate.dtype.element_ty), mask=written)
 
     # The slope of an original is the same in all rows of its sample; only their weights differ.
     total = tl.zeros([BLOCK_M], ACC)
@@ -156,16 +157,16 @@ def six_way_backward_kernel(
         sources, _, exists = directed_row(pairs, other, count, batch, LIST)
         shares = scale
         if PER_ROW:
-            shares = tl.load(grad_loss + other, mask=exists, other=0.0).to(ACC)
+            shares = widen(tl.load(grad_loss + other, mask=exists, other=0.0), ACC)
         own = exists[None, :] & (sources[None, :] == row[:, None])
         total += tl.sum(tl.where(own, shares[None, :], 0.0), axis=1)
     mask = (row < batch)[:, None] & (column < classes)[None, :]
     single = mask
     if known is not None:
         single = mask & label_bits(known, row, column, mask, words)
-    o = tl.load(logits + at, mask=mask, other=0.0).to(ACC)
+    o = widen(tl.load(logits + at, mask=mask, other=0.0), ACC)
     _, slope = bce_term(o, label_bits(present, row, column, mask, words), single, pos)
-    tl.store(grad_logits + at, (total[:, None] * slope).to(grad_logits.dtype.element_ty), mask=mask)
+    tl.store(grad_logits + at, narrow(total[:, None] * slope, grad_logits.dtype.element_ty), mask=mask)
 
 
 def _checked(

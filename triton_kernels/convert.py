@@ -1,0 +1,32 @@
+"""Conversions between element types, the same on a device and under the interpreter.
+
+Triton's interpreter holds a bfloat16 as an integer: it truncates where a device rounds to nearest even, and converts
+only from and to float32. So conversions take that way there.
+"""
+
+import triton
+import triton.language as tl
+
+from .operators import is_interpreted
+
+INTERPRETED = tl.constexpr(is_interpreted())
+
+
+@triton.jit
+def widen(value, ACC: tl.constexpr):
+    """A loaded value in the accumulation type."""
+    if value.dtype == tl.bfloat16:
+        value = value.to(tl.float32)
+    return value.to(ACC)
+
+
+@triton.jit
+def narrow(value, DTYPE: tl.constexpr):
+    """A result in the type it is stored or multiplied in."""
+    if INTERPRETED and DTYPE == tl.bfloat16:  # noqa: SIM300
+        wide = value.to(tl.float32)
+        bits = wide.to(tl.int32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
+        return tl.where(wide == wide, bits.to(tl.float32, bitcast=True), wide).to(DTYPE)
+    else:
+        return value.to(DTYPE)
