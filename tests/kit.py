@@ -65,8 +65,13 @@ def _slow(name: str) -> Backend:
     return Backend(name, max_batch=9, max_width=40, max_classes=40, full_product_shapes=((5, 6, 33),), label_sets=100)
 
 
-_TRITON = Backend("triton", device="cuda") if torch.cuda.is_available() else _slow("triton")
-_TRITON = replace(_TRITON, sees_values=False)
+def _triton() -> Backend:
+    if torch.cuda.is_available():
+        return Backend("triton", device="cuda", sees_values=False)
+    # The interpreter takes up to half a second a call: options are dealt over the shapes, without their full product.
+    return replace(_slow("triton"), sees_values=False, full_product_shapes=(), label_sets=20)
+
+
 REGISTRY = {
     backend.name: backend
     for backend in (
@@ -74,7 +79,7 @@ REGISTRY = {
         Backend("cpu"),
         Backend("cuda", device="cuda", sees_values=False),
         replace(_slow("cuda-emulated"), sees_values=False),
-        _TRITON,
+        _triton(),
     )
 }
 

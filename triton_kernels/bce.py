@@ -4,11 +4,12 @@ With y = -x for a positive target and y = x for a negative one, both are functio
 value = w softplus(y), d value / dx = +-w sigmoid(y), w = pos_weight for positives, else 1.
 """
 
-import triton
 import triton.language as tl
 
+from .device_function import device_function
 
-@triton.jit
+
+@device_function
 def _log1p_unit(e):
     """log(1 + e) for e in [0, 1]."""
     if e.dtype == tl.float64:
@@ -30,7 +31,7 @@ def _log1p_unit(e):
         return 2.0 * s * p
 
 
-@triton.jit
+@device_function
 def bce_term(logit, positive, known, positive_weight):
     """(value, slope) of every class; zero where it is unknown."""
     y = tl.where(positive, -logit, logit)

@@ -4,15 +4,15 @@ Triton's interpreter holds a bfloat16 as an integer: it truncates where a device
 only from and to float32. So conversions take that way there.
 """
 
-import triton
 import triton.language as tl
 
+from .device_function import device_function
 from .operators import is_interpreted
 
 INTERPRETED = tl.constexpr(is_interpreted())
 
 
-@triton.jit
+@device_function
 def widen(value, ACC: tl.constexpr):
     """A loaded value in the accumulation type."""
     if value.dtype == tl.bfloat16:
@@ -20,7 +20,7 @@ def widen(value, ACC: tl.constexpr):
     return value.to(ACC)
 
 
-@triton.jit
+@device_function
 def narrow(value, DTYPE: tl.constexpr):
     """A result in the type it is stored or multiplied in."""
     if INTERPRETED and DTYPE == tl.bfloat16:  # noqa: SIM300

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .config import Tile
 from .convert import narrow, widen
+from .device_function import device_function
 from .launch import blocks, launch
 from .rows import directed_row
 
@@ -23,27 +24,27 @@ STATISTICS = 5
 SUMS = 5
 
 
-@triton.jit
+@device_function
 def load_rows(features, sample, valid, column, width, ACC: tl.constexpr):
     """Features [M, N] of samples at columns, zero beyond the edges."""
     mask = valid[:, None] & (column < width)[None, :]
     return widen(tl.load(features + sample[:, None] * width + column[None, :], mask=mask, other=0.0), ACC)
 
 
-@triton.jit
+@device_function
 def load_map(statistics, row, count, valid):
     """(scale, low) of rows."""
     scale = tl.load(statistics + row, mask=valid, other=0.0)
     return scale, tl.load(statistics + count + row, mask=valid, other=0.0)
 
 
-@triton.jit
+@device_function
 def identical_features(source, partner, scale, low):
     """m * f_src of rows [M, N]."""
     return (source * partner - low[:, None]) * scale[:, None] * source
 
 
-@triton.jit
+@device_function
 def product_gradient(
     u, dm, scale, low, high, low_share, high_share, dot_identical, dot_disparate, MINMAX: tl.constexpr
 ):

@@ -9,6 +9,7 @@ from indeed_ext.constants import STRATEGIES
 
 from .arguments import dense, require, require_device, require_dtype, require_matrix
 from .config import configuration
+from .device_function import device_function
 from .hashing import (
     ANCHOR_PROBES,
     anchor_hash,
@@ -24,7 +25,7 @@ from .launch import blocks, launch
 _ANCHOR, _BALANCED = STRATEGIES["anchor"], STRATEGIES["balanced"]
 
 
-@triton.jit
+@device_function
 def _compatible(present, first, second, valid, words):
     """Eqs. (1) and (2) for samples [M, 1] and [1 or M, N]: a common label, and different label sets."""
     common = tl.zeros(valid.shape, tl.int32)
@@ -159,7 +160,7 @@ def matching_kernel(
         tl.debug_barrier()
 
 
-@triton.jit
+@device_function
 def _linked(rows, sample, other, batch, row_words):
     """Compatibility bits of samples [M] and others [N]."""
     valid = (sample < batch)[:, None] & (other < batch)[None, :]

@@ -10,11 +10,12 @@ import triton.language as tl
 
 from .bce import bce_term
 from .convert import narrow, widen
+from .device_function import device_function
 from .identical_map import identical_features, load_map, load_rows
 from .rows import directed_row, label_bits
 
 
-@triton.jit
+@device_function
 def _multiply(a, b, accumulator, PRECISION: tl.constexpr):
     """accumulator + a b. float64 has tensor instructions on few devices: there it is a sum of products."""
     if accumulator.dtype == tl.float64:
@@ -142,7 +143,7 @@ def logits_kernel(
         tl.store(bias_partials + tl.program_id(0).to(tl.int64) * classes + local, tl.sum(grad_b, axis=0), mask=active)
 
 
-@triton.jit
+@device_function
 def _add_sum(at, value, mask, FIRST: tl.constexpr):
     """Sets a sum in the first block of classes, adds to it in the others; always the same program's."""
     if not FIRST:
@@ -228,7 +229,7 @@ def gradients_kernel(
             )
 
 
-@triton.jit
+@device_function
 def _feature_tile(
     weight,
     grad_original,
@@ -269,7 +270,7 @@ def _feature_tile(
     tl.store(map_gradient + at, t, mask=written)
 
 
-@triton.jit
+@device_function
 def _weight_tile(
     features,
     pairs,

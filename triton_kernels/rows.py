@@ -1,10 +1,11 @@
 """The directed rows (source, partner) that a partner vector or a pair list stands for, and the labels of a class."""
 
-import triton
 import triton.language as tl
 
+from .device_function import device_function
 
-@triton.jit
+
+@device_function
 def directed_row(pairs, row, count, batch, LIST: tl.constexpr):
     """(source, partner, valid) of rows. One with an index out of range is not valid and reads as (0, 0)."""
     row = row.to(tl.int64)
@@ -23,7 +24,7 @@ def directed_row(pairs, row, count, batch, LIST: tl.constexpr):
     return tl.where(valid, source, 0), tl.where(valid, partner, 0), valid
 
 
-@triton.jit
+@device_function
 def label_bits(words, sample, column, mask, words_per_row):
     """Whether the bit of a class is set for samples [M], classes [N]: bool [M, N]."""
     at = sample[:, None] * words_per_row + (column // 32)[None, :]
