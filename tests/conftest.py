@@ -40,7 +40,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if marker is None:
         metafunc.parametrize("backend", backends, ids=lambda backend: backend.name)
         return
-    pairs = [(backend, case) for backend in backends for case in marker.kwargs["maker"](backend)]
+    chosen = metafunc.config.getoption("--backend")
+    pairs = [
+        (backend, case)
+        for backend in backends
+        for case in marker.kwargs["maker"](backend)[:: 1 if chosen else backend.every]
+    ]
     metafunc.parametrize("backend, case", pairs, ids=[f"{backend.name}-{case}" for backend, case in pairs])
 
 

@@ -51,6 +51,8 @@ class Backend:
     max_classes: int = 1 << 30
     full_product_shapes: tuple[tuple[int, int, int], ...] = ((33, 64, 20), (3, 5, 33))
     label_sets: int = 1000  # random label sets its mining is compared on
+    draws: int = 200  # random draws of tests that look for rare errors
+    every: int = 1  # of its cases one in so many is run, unless the backend is asked for by name
 
     def limit(self, case: Case) -> Case:
         return replace(
@@ -69,7 +71,7 @@ def _triton() -> Backend:
     if torch.cuda.is_available():
         return Backend("triton", device="cuda", sees_values=False)
     # The interpreter takes up to half a second a call: options are dealt over the shapes, without their full product.
-    return replace(_slow("triton"), sees_values=False, full_product_shapes=(), label_sets=20)
+    return replace(_slow("triton"), sees_values=False, full_product_shapes=(), label_sets=20, draws=5, every=12)
 
 
 REGISTRY = {

@@ -7,7 +7,7 @@ different summation orders. The table has one line per kind of device and size c
   wide and, at a training batch of 128, still start a program for every four rows.
 - Products of small batches or few classes take small tiles, so that enough programs start; large
   ones take 64 x 64, which two accumulators per tile (originals and identicals) hold in registers
-  at four warps without spilling in float32.
+  at eight warps without spilling in float32.
 - float64 has no room for more than 16 x 16: its products are broadcast sums.
 - Stages beyond two pay on sm_80 and later, whose copies to shared memory are asynchronous. AMD has
   no such copies, and 64 KiB of shared memory per workgroup.
@@ -15,6 +15,8 @@ different summation orders. The table has one line per kind of device and size c
   have edges in all three dimensions, and no smaller.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -61,10 +63,10 @@ _SMALL, _LARGE, _DOUBLE = "small", "large", "double"
 #: (kind of device, size class) to tiles.
 TABLE = {
     ("cuda", _SMALL): _products(Tile(16, 32, 64, stages=3)),
-    ("cuda", _LARGE): _products(Tile(64, 64, 32, stages=3)),
+    ("cuda", _LARGE): _products(Tile(64, 64, 32, warps=8, stages=3)),
     ("cuda", _DOUBLE): _products(Tile(16, 16, 16)),
     ("hip", _SMALL): _products(Tile(16, 32, 32)),
-    ("hip", _LARGE): _products(Tile(64, 64, 32)),
+    ("hip", _LARGE): _products(Tile(64, 64, 32, warps=8)),
     ("hip", _DOUBLE): _products(Tile(16, 16, 16)),
 }
 _INTERPRETER = Configuration(
@@ -75,11 +77,35 @@ _INTERPRETER = Configuration(
 _SMALL_LOGITS = 1 << 18
 
 
+#: Set while kernels are compiled for a device that is not there.
+_assumed_kind: str | None = None
+
+
+@contextlib.contextmanager
+def assumed_device(kind: str) -> Iterator[None]:
+    """Tiles for ``"cuda"`` or ``"hip"``, whatever this torch was built for."""
+    global _assumed_kind
+    _assumed_kind = kind
+    try:
+        yield
+    finally:
+        _assumed_kind = None
+
+
+def device_kind() -> str:
+    """``"interpreter"``, ``"cuda"`` or ``"hip"``."""
+    if _assumed_kind is not None:
+        return _assumed_kind
+    if is_interpreted():
+        return "interpreter"
+    return "hip" if torch.version.hip else "cuda"
+
+
 def configuration(rows: int, classes: int, dtype: torch.dtype) -> Configuration:
     """The tiles for a loss of this many rows and classes computed in ``dtype``."""
-    if is_interpreted():
+    device = device_kind()
+    if device == "interpreter":
         return _INTERPRETER
-    device = "hip" if torch.version.hip else "cuda"
     if dtype == torch.float64:
         return TABLE[device, _DOUBLE]
     return TABLE[device, _SMALL if rows * classes < _SMALL_LOGITS else _LARGE]

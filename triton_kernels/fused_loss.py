@@ -35,13 +35,12 @@ from .arguments import (
     require_shape,
     row_count,
 )
-from .config import configuration
+from .config import configuration, device_kind
 from .finish import MEAN, empty_loss, finish
 from .identical_map import SUMS, map_backward, row_statistics, triton_dtype
 from .launch import blocks as blocks_of
 from .launch import launch
 from .mine_pairs import mine_pairs
-from .operators import is_interpreted
 from .pack_labels import pack_labels
 from .products import gradients_kernel, logits_kernel
 
@@ -64,11 +63,12 @@ def product_precision(dtype: torch.dtype) -> str:
     three bfloat16 products; formed features and gradients then keep 16 bits. Rounding them to 8, or to float16's
     range, would make the loss less accurate than plain PyTorch's.
     """
-    if is_interpreted():
+    device = device_kind()
+    if device == "interpreter":
         return "ieee"
     if dtype in (torch.bfloat16, torch.float16):
         return "bf16x3"
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 and torch.version.hip is None else "ieee"
+    return "tf32" if torch.backends.cuda.matmul.allow_tf32 and device == "cuda" else "ieee"
 
 
 def fused_indeed_loss(

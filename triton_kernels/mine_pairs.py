@@ -57,14 +57,14 @@ def anchor_kernel(present, seed, partner, batch, words, BLOCK_M: tl.constexpr, B
         count = tl.zeros([BLOCK_M], tl.int64)
         for start in range(0, batch, BLOCK_N):
             other = start + tl.arange(0, BLOCK_N)
-            valid = missing[:, None] & (other < batch)[None, :]
-            found = _compatible(present, sample[:, None], other[None, :].to(tl.int64), valid, words)
+            candidate = missing[:, None] & (other < batch)[None, :]
+            found = _compatible(present, sample[:, None], other[None, :].to(tl.int64), candidate, words)
             count += tl.sum(found.to(tl.int64), axis=1)
         rank = scale_hash(anchor_hash(hashed, tl.full([1], ANCHOR_PROBES, tl.int32)), count)
         for start in range(0, batch, BLOCK_N):
             other = start + tl.arange(0, BLOCK_N)
-            valid = missing[:, None] & (other < batch)[None, :]
-            found = _compatible(present, sample[:, None], other[None, :].to(tl.int64), valid, words)
+            candidate = missing[:, None] & (other < batch)[None, :]
+            found = _compatible(present, sample[:, None], other[None, :].to(tl.int64), candidate, words)
             order = tl.cumsum(found.to(tl.int32), axis=1) - 1
             here = found & (order == rank[:, None])
             chosen += tl.sum(tl.where(here, other[None, :] - sample[:, None], 0), axis=1)

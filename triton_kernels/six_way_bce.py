@@ -67,16 +67,16 @@ def six_way_kernel(
         if pos_weight is not None:
             weight = widen(tl.load(pos_weight + column, mask=column < classes, other=1.0), ACC)[None, :]
         o = widen(tl.load(logits + source[:, None] * classes + column[None, :], mask=mask, other=0.0), ACC)
-        value, _ = bce_term(o, mine, single, weight)
+        value, _slope = bce_term(o, mine, single, weight)
         original += tl.sum(value, axis=1).to(tl.float64)
         at = row[:, None] * classes + column[None, :]
         if IDENTICAL:
             q = widen(tl.load(identical_logits + at, mask=mask, other=0.0), ACC)
-            value, _ = bce_term(q, mine & theirs, both, weight)
+            value, _slope = bce_term(q, mine & theirs, both, weight)
             identical += tl.sum(value, axis=1).to(tl.float64)
         if DISPARATE:
             d = widen(tl.load(disparate_logits + at, mask=mask, other=0.0), ACC)
-            value, _ = bce_term(d, mine & (~theirs), both, weight)
+            value, _slope = bce_term(d, mine & (~theirs), both, weight)
             disparate += tl.sum(value, axis=1).to(tl.float64)
     # A row that does not exist makes the loss not a number.
     missing = float("nan")
@@ -140,13 +140,13 @@ def six_way_backward_kernel(
     identical = tl.zeros([BLOCK_M, BLOCK_N], ACC)
     if IDENTICAL:
         q = widen(tl.load(identical_logits + at, mask=mask, other=0.0), ACC)
-        _, slope = bce_term(q, mine & theirs, both, pos)
+        _value, slope = bce_term(q, mine & theirs, both, pos)
         identical += weight[:, None] * widen(tl.load(lam), ACC) * slope
     tl.store(grad_identical + at, narrow(identical, grad_identical.dtype.element_ty), mask=written)
     disparate = tl.zeros([BLOCK_M, BLOCK_N], ACC)
     if DISPARATE:
         d = widen(tl.load(disparate_logits + at, mask=mask, other=0.0), ACC)
-        _, slope = bce_term(d, mine & (~theirs), both, pos)
+        _value, slope = bce_term(d, mine & (~theirs), both, pos)
         disparate += weight[:, None] * widen(tl.load(lam + 1), ACC) * slope
     tl.store(grad_disparate + at, narrow(disparate, grad_disparate.dtype.element_ty), mask=written)
 
@@ -154,7 +154,7 @@ def six_way_backward_kernel(
     total = tl.zeros([BLOCK_M], ACC)
     for start in range(0, count, BLOCK_N):
         other = start + tl.arange(0, BLOCK_N)
-        sources, _, exists = directed_row(pairs, other, count, batch, LIST)
+        sources, _partners, exists = directed_row(pairs, other, count, batch, LIST)
         shares = scale
         if PER_ROW:
             shares = widen(tl.load(grad_loss + other, mask=exists, other=0.0), ACC)
@@ -165,7 +165,7 @@ def six_way_backward_kernel(
     if known is not None:
         single = mask & label_bits(known, row, column, mask, words)
     o = widen(tl.load(logits + at, mask=mask, other=0.0), ACC)
-    _, slope = bce_term(o, label_bits(present, row, column, mask, words), single, pos)
+    _value, slope = bce_term(o, label_bits(present, row, column, mask, words), single, pos)
     tl.store(grad_logits + at, narrow(total[:, None] * slope, grad_logits.dtype.element_ty), mask=mask)
 
 
