@@ -63,10 +63,10 @@ _SMALL, _LARGE, _DOUBLE = "small", "large", "double"
 #: (kind of device, size class) to tiles.
 TABLE = {
     ("cuda", _SMALL): _products(Tile(16, 32, 64, stages=3)),
-    ("cuda", _LARGE): _products(Tile(64, 64, 32, warps=8, stages=3)),
+    ("cuda", _LARGE): _products(Tile(32, 64, 32, warps=8, stages=2)),
     ("cuda", _DOUBLE): _products(Tile(16, 16, 16)),
     ("hip", _SMALL): _products(Tile(16, 32, 32)),
-    ("hip", _LARGE): _products(Tile(64, 64, 32, warps=8)),
+    ("hip", _LARGE): _products(Tile(32, 64, 32, warps=8)),
     ("hip", _DOUBLE): _products(Tile(16, 16, 16)),
 }
 _INTERPRETER = Configuration(
