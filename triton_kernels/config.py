@@ -6,8 +6,8 @@ different summation orders. The table has one line per kind of device and size c
 - Row-local kernels stream a row's elements; a few rows per program and 256 columns keep loads
   wide and, at a training batch of 128, still start a program for every four rows.
 - Products of small batches or few classes take small tiles, so that enough programs start; large
-  ones take 64 x 64, which two accumulators per tile (originals and identicals) hold in registers
-  at eight warps without spilling in float32.
+  ones take 32 x 64 at eight warps: two accumulators per tile (originals and identicals) of 64 x 64
+  would spill on sm_80.
 - float64 has no room for more than 16 x 16: its products are broadcast sums.
 - Stages beyond two pay on sm_80 and later, whose copies to shared memory are asynchronous. AMD has
   no such copies, and 64 KiB of shared memory per workgroup.
@@ -62,7 +62,7 @@ _SMALL, _LARGE, _DOUBLE = "small", "large", "double"
 
 #: (kind of device, size class) to tiles.
 TABLE = {
-    ("cuda", _SMALL): _products(Tile(16, 32, 64, stages=3)),
+    ("cuda", _SMALL): _products(Tile(16, 32, 32, stages=3)),
     ("cuda", _LARGE): _products(Tile(32, 64, 32, warps=8, stages=2)),
     ("cuda", _DOUBLE): _products(Tile(16, 16, 16)),
     ("hip", _SMALL): _products(Tile(16, 32, 32)),
@@ -73,7 +73,7 @@ _INTERPRETER = Configuration(
     Tile(64, 64), Tile(16, 32, 32), Tile(16, 32, 32), Tile(32, 32, 16), Tile(1, 64, 64), Tile(64, 64), Tile(64, 64)
 )
 
-#: Below this many elements of the logits, tiles of 64 x 64 would leave most of a GPU without a program.
+#: Below this many elements of the logits, large tiles would leave most of a GPU without a program.
 _SMALL_LOGITS = 1 << 18
 
 

@@ -81,8 +81,8 @@ def map_dots_kernel(
     row = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     source_index, partner_index, valid = directed_row(pairs, row, count, batch, LIST)
     scale, low = load_map(statistics, row, count, valid)
-    dot_identical = tl.zeros([BLOCK_M], tl.float64)
-    dot_disparate = tl.zeros([BLOCK_M], tl.float64)
+    identical = tl.zeros([BLOCK_M, BLOCK_N], ACC)
+    disparate = tl.zeros([BLOCK_M, BLOCK_N], ACC)
     for start in range(0, width, BLOCK_N):
         column = start + tl.arange(0, BLOCK_N)
         source = load_rows(features, source_index, valid, column, width, ACC)
@@ -90,10 +90,10 @@ def map_dots_kernel(
         t = load_rows(grad_identical, row, valid, column, width, ACC)
         t -= load_rows(grad_disparate, row, valid, column, width, ACC)
         formed = identical_features(source, partner, scale, low)
-        dot_identical += tl.sum(t * formed, axis=1).to(tl.float64)
-        dot_disparate += tl.sum(t * (source - formed), axis=1).to(tl.float64)
-    tl.store(sums + 3 * count + row, dot_identical, mask=row < count)
-    tl.store(sums + 4 * count + row, dot_disparate, mask=row < count)
+        identical += t * formed
+        disparate += t * (source - formed)
+    tl.store(sums + 3 * count + row, tl.sum(identical, axis=1).to(tl.float64), mask=row < count)
+    tl.store(sums + 4 * count + row, tl.sum(disparate, axis=1).to(tl.float64), mask=row < count)
 
 
 def identical_disparate(features: Tensor, pairs: Tensor, norm: int, eps: float) -> tuple[Tensor, Tensor]:
