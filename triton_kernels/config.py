@@ -7,7 +7,7 @@ different summation orders. The table has one line per kind of device and size c
   wide and, at a training batch of 128, still start a program for every four rows.
 - Products of small batches or few classes take small tiles, so that enough programs start; large
   ones take 32 x 64 at eight warps: two accumulators per tile (originals and identicals) of 64 x 64
-  would spill on sm_80.
+  would spill on sm_80, and so would logits in steps of 32 on sm_100; gfx942 spills at 32 x 64 instead.
 - float64 has no room for more than 16 x 16: its products are broadcast sums.
 - Stages beyond two pay on sm_80 and later, whose copies to shared memory are asynchronous. AMD has
   no such copies, and 64 KiB of shared memory per workgroup.
@@ -49,13 +49,14 @@ class Configuration:
 
 
 _ROW_LOCAL = Tile(4, 256)
-_GATHER = Tile(1, 512, 256)
+_GATHER = Tile(1, 512, 128)
 _ANCHOR = Tile(4, 64, warps=2)
 _MATCHING = Tile(32, 128, warps=16)
 
 
-def _products(tile: Tile) -> Configuration:
-    return Configuration(_ROW_LOCAL, tile, tile, tile, _GATHER, _ANCHOR, _MATCHING)
+def _products(logits: Tile, gradients: Tile | None = None) -> Configuration:
+    gradients = gradients or logits
+    return Configuration(_ROW_LOCAL, logits, gradients, gradients, _GATHER, _ANCHOR, _MATCHING)
 
 
 _SMALL, _LARGE, _DOUBLE = "small", "large", "double"
@@ -63,10 +64,10 @@ _SMALL, _LARGE, _DOUBLE = "small", "large", "double"
 #: (kind of device, size class) to tiles.
 TABLE = {
     ("cuda", _SMALL): _products(Tile(16, 32, 32, stages=3)),
-    ("cuda", _LARGE): _products(Tile(32, 64, 32, warps=8, stages=2)),
+    ("cuda", _LARGE): _products(Tile(32, 64, 16, warps=8, stages=2), Tile(32, 64, 32, warps=8, stages=2)),
     ("cuda", _DOUBLE): _products(Tile(16, 16, 16)),
     ("hip", _SMALL): _products(Tile(16, 32, 32)),
-    ("hip", _LARGE): _products(Tile(32, 64, 32, warps=8)),
+    ("hip", _LARGE): _products(Tile(64, 64, 32, warps=8)),
     ("hip", _DOUBLE): _products(Tile(16, 16, 16)),
 }
 _INTERPRETER = Configuration(
