@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-NAMESPACE = "indeed_ext_triton"
+from indeed_ext._triton import NAMESPACE
 
 #: Operator to (module of this package, schema). The function in the module has the operator's name.
 _OPERATORS = {
