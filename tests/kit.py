@@ -70,8 +70,8 @@ def _slow(name: str) -> Backend:
 def _triton() -> Backend:
     if torch.cuda.is_available():
         return Backend("triton", device="cuda", sees_values=False)
-    # The interpreter takes up to half a second a call: options are dealt over the shapes, without their full product.
-    return replace(_slow("triton"), sees_values=False, full_product_shapes=(), label_sets=20, draws=5, every=12)
+    # The interpreter takes up to half a second a call.
+    return replace(_slow("triton"), sees_values=False, label_sets=20, draws=5, every=24)
 
 
 REGISTRY = {
