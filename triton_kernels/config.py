@@ -6,8 +6,9 @@ different summation orders. The table has one line per kind of device and size c
 - Row-local kernels stream a row's elements; a few rows per program and 256 columns keep loads
   wide and, at a training batch of 128, still start a program for every four rows.
 - Products of small batches or few classes take small tiles, so that enough programs start; large
-  ones take 32 x 64 at eight warps: two accumulators per tile (originals and identicals) of 64 x 64
-  would spill on sm_80, and so would logits in steps of 32 on sm_100; gfx942 spills at 32 x 64 instead.
+  ones take more rows at eight warps. Two accumulators per tile (originals and identicals) bound
+  them: logits of 32 x 64 spill registers in float32 on sm_80 or sm_100, gradients do not. gfx942
+  spills below 64 x 64.
 - float64 has no room for more than 16 x 16: its products are broadcast sums.
 - Stages beyond two pay on sm_80 and later, whose copies to shared memory are asynchronous. AMD has
   no such copies, and 64 KiB of shared memory per workgroup.
@@ -64,7 +65,7 @@ _SMALL, _LARGE, _DOUBLE = "small", "large", "double"
 #: (kind of device, size class) to tiles.
 TABLE = {
     ("cuda", _SMALL): _products(Tile(16, 32, 32, stages=3)),
-    ("cuda", _LARGE): _products(Tile(32, 64, 16, warps=8, stages=2), Tile(32, 64, 32, warps=8, stages=2)),
+    ("cuda", _LARGE): _products(Tile(32, 32, 32, warps=8, stages=2), Tile(32, 64, 32, warps=8, stages=2)),
     ("cuda", _DOUBLE): _products(Tile(16, 16, 16)),
     ("hip", _SMALL): _products(Tile(16, 32, 32)),
     ("hip", _LARGE): _products(Tile(64, 64, 32, warps=8)),
