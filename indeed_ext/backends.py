@@ -8,7 +8,8 @@ the compiled extension registers ``torch.ops.indeed_ext`` for CPU and CUDA tenso
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 
@@ -48,8 +49,42 @@ def available_backends() -> list[str]:
     return [*usable, "reference"]
 
 
-def select(backend: str | None, device: torch.device) -> Any | None:
+class LossSize(NamedTuple):
+    """What the choice between the GPU backends of the fused loss depends on."""
+
+    rows: int
+    width: int
+    classes: int
+    dtype: torch.dtype
+
+
+#: float32 logits up to this many are bound by launches and bytes, larger ones by products.
+_MOST_SMALL_LOGITS = 1 << 18
+#: Rows up to which a sample's rows are found by Triton's kernels in a time that does not count.
+_MOST_LINKED_ROWS = 1 << 14
+#: Features from which on Triton's kernels multiply in the type of the features.
+_LEAST_WIDTH = 16
+
+
+def preferred_on_a_gpu(size: LossSize | None) -> str:
+    """``"cuda"`` or ``"triton"``, where both are there, by bytes moved and launches; docs/gpu.md has the reasons.
+
+    ``size`` is None for the operators other than the fused loss: they move the same bytes in both, and the compiled
+    kernels need no compilation at the first call.
+    """
+    if size is None or size.rows > _MOST_LINKED_ROWS or size.width < _LEAST_WIDTH:
+        return "cuda"
+    if size.dtype in (torch.bfloat16, torch.float16):
+        return "triton"
+    if size.dtype == torch.float32 and size.rows * size.classes <= _MOST_SMALL_LOGITS:
+        return "triton"
+    return "cuda"
+
+
+def select(backend: str | None, device: torch.device, size: Callable[[], LossSize] | None = None) -> Any | None:
     """The operators serving tensors on ``device``; None for the reference.
+
+    ``size``: of the fused loss, where that is what is to be served; asked for only where it decides.
 
     Raises:
         ValueError: an unknown or unavailable backend, or one for another device.
@@ -59,7 +94,7 @@ def select(backend: str | None, device: torch.device) -> Any | None:
         backend = os.environ.get(ENVIRONMENT_VARIABLE) or None
         source = ENVIRONMENT_VARIABLE
     if backend is None:
-        return _default_operators(device.type)
+        return _default_operators(device.type, size)
     if backend == "reference":
         return None
     if backend not in available_backends():
@@ -72,11 +107,12 @@ def select(backend: str | None, device: torch.device) -> Any | None:
     return getattr(torch.ops, namespace)
 
 
-def _default_operators(device_type: str) -> Any | None:
+def _default_operators(device_type: str, size: Callable[[], LossSize] | None) -> Any | None:
     if device_type == "cpu" and "cpu" in _namespaces:
         return torch.ops.indeed_ext
-    # On a GPU the compiled kernels, registered first, come before Triton's; on a CPU those are only interpreted.
-    for namespace, served in _namespaces.values():
-        if served == device_type == "cuda":
-            return getattr(torch.ops, namespace)
-    return None
+    served = {name: namespace for name, (namespace, device) in _namespaces.items() if device == device_type == "cuda"}
+    # On a CPU Triton's kernels are only interpreted: not unless they are asked for.
+    if not served:
+        return None
+    name = preferred_on_a_gpu(size() if size else None) if len(served) > 1 else next(iter(served))
+    return getattr(torch.ops, served[name])

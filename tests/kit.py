@@ -52,7 +52,7 @@ class Backend:
     full_product_shapes: tuple[tuple[int, int, int], ...] = ((33, 64, 20), (3, 5, 33))
     label_sets: int = 1000  # random label sets its mining is compared on
     draws: int = 200  # random draws of tests that look for rare errors
-    every: int = 1  # of its cases one in so many is run, unless the backend is asked for by name
+    sampled: bool = False  # a sample of the variants of each test is run, unless the backend is asked for by name
 
     def limit(self, case: Case) -> Case:
         return replace(
@@ -71,7 +71,7 @@ def _triton() -> Backend:
     if torch.cuda.is_available():
         return Backend("triton", device="cuda", sees_values=False)
     # The interpreter takes up to half a second a call.
-    return replace(_slow("triton"), sees_values=False, label_sets=20, draws=5, every=24)
+    return replace(_slow("triton"), sees_values=False, label_sets=20, draws=5, sampled=True)
 
 
 REGISTRY = {
@@ -96,6 +96,11 @@ def emulation_error() -> Exception | None:
     except Exception as error:
         return error
     return None
+
+
+def sample_size(variants: int) -> int:
+    """How many of a test's variants run of a backend that is sampled."""
+    return min(variants, max(2, round(0.6 * variants**0.5)))
 
 
 def backends_under_test(chosen: Sequence[str] | None = None) -> list[Backend]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 
 import kit
 import pytest
@@ -43,11 +45,42 @@ def test_launches_do_not_depend_on_classes(triton_backend: Backend) -> None:
     assert _class_block(4096, 1024, BLOCK_ELEMENTS) == 1024
 
 
+@pytest.fixture(params=[False, True])
+def tf32_allowed(request: pytest.FixtureRequest) -> Iterator[bool]:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = request.param
+    yield request.param
+    torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def test_tf32_only_where_torch_allows_it(triton_backend: Backend, tf32_allowed: bool) -> None:
+    from indeed_ext.triton_kernels.config import assumed_device
+    from indeed_ext.triton_kernels.multiply import product_precision
+
+    with assumed_device("cuda"):
+        assert product_precision(torch.float32) == ("tf32" if tf32_allowed else "ieee")
+        assert product_precision(torch.bfloat16) == product_precision(torch.float16) == "bf16"
+    with assumed_device("hip"):
+        assert product_precision(torch.float32) == "ieee"
+
+
 @pytest.mark.parametrize("pairing", ["anchor", "list"])
 @pytest.mark.parametrize("norm", kit.NORMS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=kit.SHORT.get)
 def test_several_programs(triton_backend: Backend, dtype: torch.dtype, norm: str, pairing: str) -> None:
-    kit.check_loss(triton_backend, Case(35, 40, 40, norm, pairing, dtype=dtype, pos_weight=True, unknown=True).build())
+    kit.check_loss(triton_backend, Case(70, 70, 70, norm, pairing, dtype=dtype, pos_weight=True, unknown=True).build())
+
+
+@pytest.mark.parametrize("programs", [3, 64])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=kit.SHORT.get)
+def test_parts_of_the_features(
+    triton_backend: Backend, dtype: torch.dtype, programs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits as sums of several parts, a part as sum of several steps, and the last one cut short."""
+    from indeed_ext.triton_kernels import config
+
+    monkeypatch.setattr(config, "_INTERPRETER", replace(config._INTERPRETER, programs=programs))
+    kit.check_loss(triton_backend, Case(5, 165, 6, "minmax", "list", dtype=dtype).build())
 
 
 @pytest.mark.parametrize("strategy", kit.STRATEGIES)

@@ -10,7 +10,18 @@ import sys
 
 import pytest
 
-TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+_MORE = pytest.mark.only_with("triton")
+#: Every target in the type of its tensor cores or in float32; both with `--backend triton`, which takes twice as long.
+TARGETS = (
+    ("sm_80", "bf16"),
+    ("sm_90", "f32"),
+    ("sm_100", "bf16"),
+    ("gfx942", "f32"),
+    pytest.param("sm_80", "f32", marks=_MORE),
+    pytest.param("sm_90", "bf16", marks=_MORE),
+    pytest.param("sm_100", "f32", marks=_MORE),
+    pytest.param("gfx942", "bf16", marks=_MORE),
+)
 KERNELS = {
     "pack_labels_kernel",
     "anchor_kernel",
@@ -18,6 +29,7 @@ KERNELS = {
     "matching_kernel",
     "row_statistics_kernel",
     "logits_kernel",
+    "cross_entropies_kernel",
     "gradients_kernel",
     "map_backward_kernel",
     "finish_kernel",
@@ -28,14 +40,15 @@ KERNELS = {
 }
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_every_kernel(target: str) -> None:
+@pytest.mark.parametrize(("target", "dtype"), TARGETS)
+def test_every_kernel(target: str, dtype: str) -> None:
     """In a process of its own: in this one the kernels may be defined for the interpreter."""
     if importlib.util.find_spec("triton") is None:
         pytest.skip("Triton is not installed")
+    module = "indeed_ext.triton_kernels.ahead_of_time"
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "indeed_ext.triton_kernels.ahead_of_time", "--json", target],
+        [sys.executable, "-W", "ignore", "-m", module, "--json", "--type", dtype, target],
         capture_output=True,
         text=True,
         env=environment,
@@ -44,7 +57,7 @@ def test_every_kernel(target: str) -> None:
     assert result.returncode == 0, result.stderr[-4000:]
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert {row["kernel"] for row in rows} == KERNELS
-    assert {row["dtype"] for row in rows} == {"bf16", "f32"}
+    assert {row["dtype"] for row in rows} == {dtype}
     assert {row["shape"] for row in rows} == {"small", "large"}
     for row in rows:
         assert row["spills"] <= 0, row  # -1 where this Triton brings no tool that tells

@@ -1,6 +1,6 @@
 """Compiling every kernel for devices that are not there, at the tiles the launchers take.
 
-python -m indeed_ext.triton_kernels.ahead_of_time [--json] [TARGET ...]
+python -m indeed_ext.triton_kernels.ahead_of_time [--json] [--type TYPE] [TARGET ...]
 
 The operators run on CPU tensors with their launches recorded, so that what is compiled is what they launch: kernels,
 argument types, alignments, constants, warps and stages. The table says for each kernel how many registers and bytes
@@ -42,7 +42,8 @@ TARGETS = {
     "sm_100": (GPUTarget("cuda", 100, 32), 227 << 10),
     "gfx942": (GPUTarget("hip", "gfx942", 64), 64 << 10),
 }
-DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32, "f16": torch.float16, "f64": torch.float64}
+_BY_DEFAULT = ["bf16", "f32"]
 #: (B, n, C): the small and the large size class of :mod:`.config`.
 SHAPES = {"small": (128, 512, 80), "large": (512, 2048, 1024)}
 
@@ -142,15 +143,15 @@ def _usage(assembly: dict[str, Any]) -> tuple[int, int]:
     return registers, stack + local
 
 
-def compile_all(targets: list[str]) -> Iterator[Compiled]:
+def compile_all(targets: list[str], dtypes: list[str]) -> Iterator[Compiled]:
     """Every distinct kernel once for each target, type and size class."""
     for target_name in targets:
         target, limit = TARGETS[target_name]
         seen = set()
         for shape_name, shape in SHAPES.items():
-            for dtype_name, dtype in DTYPES.items():
+            for dtype_name in dtypes:
                 with assumed_device(target.backend):
-                    found = list(launches(dtype, shape))
+                    found = list(launches(DTYPES[dtype_name], shape))
                 for launch in found:
                     source = _source(launch)
                     # The same kernel at the same tiles and types, for sizes that differ in alignment only.
@@ -177,6 +178,7 @@ def compile_all(targets: list[str]) -> Iterator[Compiled]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compile every Triton kernel for devices that need not be there.")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)}; all by default")
+    parser.add_argument("--type", action="append", choices=DTYPES, help=f"by default {' and '.join(_BY_DEFAULT)}")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     arguments = parser.parse_args()
     if is_interpreted():
@@ -186,7 +188,7 @@ def main() -> None:
         parser.error(f"unknown targets: {', '.join(sorted(unknown))}")
     if not arguments.json:
         print(f"{'target':<8}{'type':<6}{'sizes':<7}{'kernel':<26}{'registers':>10}{'shared':>8}{'spills':>8}")
-    for row in compile_all(arguments.targets or list(TARGETS)):
+    for row in compile_all(arguments.targets or list(TARGETS), arguments.type or _BY_DEFAULT):
         if arguments.json:
             print(json.dumps(asdict(row)), flush=True)
         else:

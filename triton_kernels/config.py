@@ -1,19 +1,23 @@
-"""Block sizes, warps and stages: a small table in place of autotuning.
+"""Block sizes, warps and stages: a small table; :mod:`.autotune` looks for better ones only where it is asked to.
 
-Autotuning would launch kernels of its own, wait for the device and give different machines
-different summation orders. The table has one line per kind of device and size class:
+Autotuning at the first call would launch kernels of its own, wait for the device and give different machines different
+summation orders. The table has one line per kind of device, type of the products and size class:
 
-- Row-local kernels stream a row's elements; a few rows per program and 256 columns keep loads
-  wide and, at a training batch of 128, still start a program for every four rows.
-- Products of small batches or few classes take small tiles, so that enough programs start; large
-  ones take more rows at eight warps. Two accumulators per tile (originals and identicals) bound
-  them: logits of 32 x 64 spill registers in float32 on sm_80 or sm_100, gradients do not. gfx942
-  spills below 64 x 64.
-- float64 has no room for more than 16 x 16: its products are broadcast sums.
-- Stages beyond two pay on sm_80 and later, whose copies to shared memory are asynchronous. AMD has
-  no such copies, and 64 KiB of shared memory per workgroup.
-- The interpreter runs programs one after the other in Python: tiles are small enough for tests to
-  have edges in all three dimensions, and no smaller.
+- A training batch is small for a GPU. The logits of (128, 2048, 80) are two tiles of 64 x 128, all classes in one, so
+  that features are read once; :func:`split_width` cuts the features into enough parts for 64 programs. Fewer rows a
+  tile would read the weight more often, more would leave larger partial sums to be read again.
+- The products with the gradients by logits share a launch and the width of their tiles. 32 rows x 128 features of V and
+  T and 128 classes x 128 features of the weight's gradient start 80 programs there; narrower tiles would read the
+  gradients by logits more often.
+- float32 is multiplied without tensor cores, from registers that hold a step of both operands beside the sums: its
+  tiles are smaller and its steps shorter. float64 has room for 16 x 16: its products are broadcast sums.
+- Large sizes have programs enough, and take more warps.
+- Row-local kernels take few rows per program, so that a training batch starts a program for each multiprocessor, and
+  as many columns as keep loads wide.
+- Stages beyond two pay on sm_80 and later, whose copies to shared memory are asynchronous. AMD has no such copies, and
+  64 KiB of shared memory per workgroup.
+- The interpreter's time goes by operations, whatever their size: tiles hold most of a test's sizes at once, and leave
+  two parts of the features, two steps and two tiles to larger ones.
 """
 
 import contextlib
@@ -40,44 +44,83 @@ class Tile:
 class Configuration:
     """Tiles of every kernel."""
 
-    row_local: Tile  # statistics, blocks, cross-entropies of given logits, label packing
     logits: Tile  # rows x classes, features in steps
     features: Tile  # rows x features, classes in steps
-    weight: Tile  # classes x features, rows in steps
-    gather: Tile  # the gradient through the maps: features of one sample, pairs in steps
-    anchor: Tile  # samples x candidates
-    matching: Tile  # samples x candidates, one program
+    weight: Tile  # classes x features, rows in steps; columns, warps and stages are those of ``features``
+    programs: int = 64  # the logits kernel cuts the features into parts until it starts this many
+    row_local: Tile = Tile(4, 256)  # label packing, blocks, cross-entropies of given logits, the end of a class block
+    cross_entropies: Tile = Tile(2, 128)  # rows x classes
+    statistics: Tile = Tile(2, 1024)  # rows x features
+    links: Tile = Tile(64, 64)  # endpoints x endpoints
+    maps: Tile = Tile(1, 1024, warps=2)  # samples x features
+    anchor: Tile = Tile(4, 64, warps=2)  # samples x candidates
+    matching: Tile = Tile(32, 128, warps=16)  # samples x candidates, one program
 
 
-_ROW_LOCAL = Tile(4, 256)
-_GATHER = Tile(1, 512, 128)
-_ANCHOR = Tile(4, 64, warps=2)
-_MATCHING = Tile(32, 128, warps=16)
+_HALF, _SINGLE, _DOUBLE = "half", "single", "double"
+_SMALL, _LARGE = "small", "large"
 
+_BROADCAST = Configuration(Tile(16, 16, 16), Tile(16, 16, 16), Tile(16, 16, 16))
 
-def _products(logits: Tile, gradients: Tile | None = None) -> Configuration:
-    gradients = gradients or logits
-    return Configuration(_ROW_LOCAL, logits, gradients, gradients, _GATHER, _ANCHOR, _MATCHING)
-
-
-_SMALL, _LARGE, _DOUBLE = "small", "large", "double"
-
-#: (kind of device, size class) to tiles.
+#: (kind of device, type of the products, size class) to tiles.
 TABLE = {
-    ("cuda", _SMALL): _products(Tile(16, 32, 32, stages=3)),
-    ("cuda", _LARGE): _products(Tile(32, 32, 32, warps=8, stages=2), Tile(32, 64, 32, warps=8, stages=2)),
-    ("cuda", _DOUBLE): _products(Tile(16, 16, 16)),
-    ("hip", _SMALL): _products(Tile(16, 32, 32)),
-    ("hip", _LARGE): _products(Tile(64, 64, 32, warps=8)),
-    ("hip", _DOUBLE): _products(Tile(16, 16, 16)),
+    ("cuda", _HALF, _SMALL): Configuration(
+        Tile(64, 128, 32, warps=8, stages=3), Tile(32, 128, 32, warps=8, stages=2), Tile(128, 128, 16)
+    ),
+    ("cuda", _HALF, _LARGE): Configuration(
+        Tile(64, 128, 32, warps=8, stages=3),
+        Tile(64, 128, 32, warps=8, stages=2),
+        Tile(128, 128, 16),
+        cross_entropies=Tile(4, 256),
+    ),
+    ("cuda", _SINGLE, _SMALL): Configuration(
+        Tile(32, 64, 16, warps=8, stages=2),
+        Tile(32, 64, 16, warps=8, stages=2),
+        Tile(32, 64, 16, warps=8, stages=2),
+    ),
+    ("cuda", _SINGLE, _LARGE): Configuration(
+        Tile(32, 64, 16, warps=8, stages=2),
+        Tile(32, 64, 16, warps=8, stages=2),
+        Tile(32, 64, 16, warps=8, stages=2),
+        cross_entropies=Tile(4, 256),
+    ),
+    ("cuda", _DOUBLE, _SMALL): _BROADCAST,
+    ("cuda", _DOUBLE, _LARGE): _BROADCAST,
+    ("hip", _HALF, _SMALL): Configuration(Tile(64, 128, 32, warps=8), Tile(32, 128, 32, warps=8), Tile(128, 128, 16)),
+    ("hip", _HALF, _LARGE): Configuration(
+        Tile(64, 128, 32, warps=8),
+        Tile(64, 128, 32, warps=8),
+        Tile(128, 128, 16),
+        cross_entropies=Tile(4, 256),
+    ),
+    ("hip", _SINGLE, _SMALL): Configuration(
+        Tile(64, 64, 32, warps=8), Tile(64, 64, 32, warps=8), Tile(64, 64, 32, warps=8)
+    ),
+    ("hip", _SINGLE, _LARGE): Configuration(
+        Tile(64, 64, 32, warps=8),
+        Tile(64, 64, 32, warps=8),
+        Tile(64, 64, 32, warps=8),
+        cross_entropies=Tile(4, 256),
+    ),
+    ("hip", _DOUBLE, _SMALL): _BROADCAST,
+    ("hip", _DOUBLE, _LARGE): _BROADCAST,
 }
 _INTERPRETER = Configuration(
-    Tile(64, 64), Tile(16, 32, 32), Tile(16, 32, 32), Tile(32, 32, 16), Tile(1, 64, 64), Tile(64, 64), Tile(64, 64)
+    Tile(16, 64, 32),
+    Tile(16, 64, 64),
+    Tile(64, 64, 16),
+    programs=2,
+    row_local=Tile(64, 64),
+    cross_entropies=Tile(16, 64),
+    statistics=Tile(64, 64),
+    links=Tile(64, 64),
+    maps=Tile(32, 64),
+    anchor=Tile(64, 64),
+    matching=Tile(64, 64),
 )
 
-#: Below this many elements of the logits, large tiles would leave most of a GPU without a program.
-_SMALL_LOGITS = 1 << 18
-
+#: From this many elements of the logits on, tiles alone start programs enough.
+_LARGE_LOGITS = 1 << 18
 
 #: Set while kernels are compiled for a device that is not there.
 _assumed_kind: str | None = None
@@ -103,11 +146,24 @@ def device_kind() -> str:
     return "hip" if torch.version.hip else "cuda"
 
 
-def configuration(rows: int, classes: int, dtype: torch.dtype) -> Configuration:
-    """The tiles for a loss of this many rows and classes computed in ``dtype``."""
-    device = device_kind()
-    if device == "interpreter":
+def line_of(rows: int, classes: int, dtype: torch.dtype, accumulation: torch.dtype) -> tuple[str, str, str]:
+    """The line of the table for a loss of this many rows and classes of ``dtype``, computed in ``accumulation``."""
+    kind = _DOUBLE if accumulation == torch.float64 else _SINGLE if dtype == torch.float32 else _HALF
+    return device_kind(), kind, _SMALL if rows * classes < _LARGE_LOGITS else _LARGE
+
+
+def configuration(rows: int, classes: int, dtype: torch.dtype, accumulation: torch.dtype) -> Configuration:
+    """The tiles of that line."""
+    if device_kind() == "interpreter":
         return _INTERPRETER
-    if dtype == torch.float64:
-        return TABLE[device, _DOUBLE]
-    return TABLE[device, _SMALL if rows * classes < _SMALL_LOGITS else _LARGE]
+    return TABLE[line_of(rows, classes, dtype, accumulation)]
+
+
+def split_width(width: int, tiles: int, configuration: Configuration) -> int:
+    """How many features a program of the logits kernel sums over, where there are ``tiles`` of rows and classes.
+
+    Whole steps, and as many parts as it takes to start enough programs.
+    """
+    step = configuration.logits.step
+    parts = max(1, -(-configuration.programs // max(tiles, 1)))
+    return max(1, -(-width // (parts * step))) * step

@@ -21,12 +21,19 @@ def widen(value, ACC: tl.constexpr):
 
 
 @device_function
-def narrow(value, DTYPE: tl.constexpr):
-    """A result in the type it is stored or multiplied in."""
-    if INTERPRETED and DTYPE == tl.bfloat16:  # noqa: SIM300
-        wide = value.to(tl.float32)
-        bits = wide.to(tl.int32, bitcast=True)
+def round_to_bfloat16(value):
+    """The nearest bfloat16 of a float32, which the interpreter must hold as a float32 to compute with it."""
+    if INTERPRETED:
+        bits = value.to(tl.int32, bitcast=True)
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
-        return tl.where(wide == wide, bits.to(tl.float32, bitcast=True), wide).to(DTYPE)
+        return tl.where(value == value, bits.to(tl.float32, bitcast=True), value)
     else:
-        return value.to(DTYPE)
+        return value.to(tl.bfloat16)
+
+
+@device_function
+def narrow(value, DTYPE: tl.constexpr):
+    """A result in the type it is stored in."""
+    if INTERPRETED and DTYPE == tl.bfloat16:  # noqa: SIM300
+        value = round_to_bfloat16(value.to(tl.float32))
+    return value.to(DTYPE)

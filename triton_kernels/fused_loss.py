@@ -1,13 +1,15 @@
 """The whole loss, with gradients made in the forward, class block by class block; see ``csrc/fused_loss.h``.
 
 statistics of the maps
-per block:  logits -> cross-entropies -> G_O, G_I     one launch, no logits in memory
-            bias gradient and, after the last block, the loss
-            [V; T] += [G_O; G_I] W,   dW <- G_O^T f + G_I^T I     one launch
+per block:  logits, as sums over parts of the features
+            logits -> cross-entropies -> G_O, G_I in their place
+            [V; T] += [G_O; G_I] W,   dW <- G_O^T f + G_I^T I,   bias gradient, after the last block the loss
 df <- V + what T sends through the maps
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,6 +24,7 @@ from indeed_ext.constants import (
 )
 from indeed_ext.operators import gradient_dtype
 
+from . import autotune
 from .arguments import (
     computation_dtype,
     dense,
@@ -35,12 +38,14 @@ from .arguments import (
     require_shape,
     row_count,
 )
-from .config import configuration, device_kind
-from .finish import MEAN, empty_loss, finish
+from .config import Configuration, configuration, split_width
+from .cross_entropies import cross_entropies_kernel
+from .finish import MEAN, Finish, empty_loss
 from .identical_map import SUMS, map_backward, row_statistics, triton_dtype
 from .launch import blocks as blocks_of
 from .launch import launch
 from .mine_pairs import mine_pairs
+from .multiply import product_precision
 from .pack_labels import pack_labels
 from .products import gradients_kernel, logits_kernel
 
@@ -54,21 +59,6 @@ _WORD_BITS = 32
 def _class_block(count: int, classes: int, most: int) -> int:
     """Classes of a block: whole words of labels, and as many as ``most`` elements allow."""
     return min(classes, max(most // max(2 * count, 1) // _WORD_BITS * _WORD_BITS, _WORD_BITS))
-
-
-def product_precision(dtype: torch.dtype) -> str:
-    """How matrix instructions treat operands, which are float32 for all but float64.
-
-    Half types are exact as a sum of two bfloat16, whose range holds the smallest gradient, and so are multiplied by
-    three bfloat16 products; formed features and gradients then keep 16 bits. Rounding them to 8, or to float16's
-    range, would make the loss less accurate than plain PyTorch's.
-    """
-    device = device_kind()
-    if device == "interpreter":
-        return "ieee"
-    if dtype in (torch.bfloat16, torch.float16):
-        return "bf16x3"
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 and device == "cuda" else "ieee"
 
 
 def fused_indeed_loss(
@@ -86,8 +76,12 @@ def fused_indeed_loss(
     reduction: int,
     blocks: int,
     gradients: int,
+    tiles: Configuration | None = None,
 ) -> Results:
-    """Loss, components and the gradients asked for (empty otherwise) of features, weight and bias."""
+    """Loss, components and the gradients asked for (empty otherwise) of features, weight and bias.
+
+    ``tiles``: in place of those of the table, or those found where autotuning is asked for.
+    """
     require_matrix("features", features)
     require_matrix("weight", weight)
     (batch, width), classes = features.shape, weight.shape[0]
@@ -119,13 +113,24 @@ def fused_indeed_loss(
 
     accumulation = computation_dtype(loss_dtype, width)
     minmax = norm == NORMS["minmax"]
-    tiles = configuration(count, classes, accumulation)
+    if tiles is None:
+        tiles = configuration(count, classes, features.dtype, accumulation)
+        if autotune.is_wanted(features):
+            options = (pairs, lam, pos_weight, row_weight, norm, eps, reduction, blocks, gradients)
+            device = torch.cuda.get_device_name(features.device)
+            tiles = autotune.tuned(
+                autotune.key_of(device, count, width, classes, features.dtype, accumulation),
+                tiles,
+                lambda trial: autotune.device_time(
+                    lambda: fused_indeed_loss(features, weight, bias, present, known, *options, tiles=trial)
+                ),
+            )
     block = _class_block(count, classes, BLOCK_ELEMENTS)
     shape = {
         "LIST": pairs.dim() == 2,
         "ACC": triton_dtype(accumulation),
-        "PRECISION": product_precision(features.dtype),
     }
+    products = {**shape, "MAPS": blocks != 0, "PRECISION": product_precision(features.dtype)}
 
     def scratch(*sizes: int, dtype: torch.dtype = accumulation) -> Tensor:
         return torch.empty(sizes, dtype=dtype, device=features.device)
@@ -139,30 +144,56 @@ def fused_indeed_loss(
     grad_features, grad_weight = gradient(features, GRAD_FEATURES), gradient(weight, GRAD_WEIGHT)
     grad_bias = gradient(weight[:, 0] if width else weight.new_empty((classes,)), GRAD_BIAS)
     loss, components = empty_loss(reduction, count, features, loss_dtype)
-    row_tiles, class_tiles = blocks_of(count, tiles.logits.rows), blocks_of(block, tiles.logits.columns)
-    sums = scratch(max(class_tiles, 1), SUMS, count, dtype=torch.float64)
+    sums = scratch(SUMS, count, dtype=torch.float64)
+    ending = Finish(sums, lam, loss, components, reduction, tiles.row_local)
     if classes == 0:
         sums.zero_()
-        finish(sums, lam, loss, components, reduction, tiles.row_local)
+        ending.launch()
         return loss, components, grad_features, grad_weight, grad_bias
 
-    statistics = row_statistics(features, pairs, count, minmax, eps, accumulation, tiles.row_local)
-    grad_original = grad_identical = direct = map_gradient = None
-    if gradients:
-        grad_original, grad_identical = scratch(count, block), scratch(count, block)
+    statistics, links = row_statistics(
+        features, pairs, count, minmax, eps, accumulation, tiles, linked=bool(gradients & GRAD_FEATURES)
+    )
+    direct = map_gradient = None
     if gradients & GRAD_FEATURES:
         direct, map_gradient = scratch(count, width), scratch(count, width)
 
+    row_tiles = blocks_of(count, tiles.logits.rows)
     for first in range(0, classes, block):
+        # What an earlier block used is free again before this one asks for as much.
+        partials = bias_partials = None
         taken, last = min(block, classes - first), first + block >= classes
         weight_block = weight[first : first + taken]
-        bias_partials = scratch(row_tiles, taken) if gradients & GRAD_BIAS else None
+        class_tiles = blocks_of(taken, tiles.logits.columns)
+        part = split_width(width, row_tiles * class_tiles, tiles)
+        splits = max(1, blocks_of(width, part))
+        partials = scratch(splits, 2, count, taken)
         launch(
             logits_kernel,
-            (row_tiles, class_tiles),
+            (row_tiles, class_tiles, splits),
             tiles.logits,
             features,
             weight_block,
+            pairs,
+            statistics,
+            partials,
+            width,
+            part,
+            taken,
+            count,
+            batch,
+            **products,
+            BLOCK_M=tiles.logits.rows,
+            BLOCK_N=tiles.logits.columns,
+            BLOCK_K=tiles.logits.step,
+        )
+        tile = tiles.cross_entropies
+        bias_partials = scratch(blocks_of(count, tile.rows), taken) if gradients & GRAD_BIAS else None
+        launch(
+            cross_entropies_kernel,
+            (blocks_of(count, tile.rows),),
+            tile,
+            partials,
             bias,
             present,
             known,
@@ -171,77 +202,80 @@ def fused_indeed_loss(
             pos_weight,
             row_weight,
             statistics,
-            grad_original,
-            grad_identical,
             bias_partials,
             sums,
-            width,
+            splits,
             taken,
             first,
             present.shape[1],
             count,
             batch,
+            **shape,
             FIRST=first == 0,
+            LAST=last,
+            MINMAX=minmax,
             IDENTICAL=bool(blocks & IDENTICAL_BLOCK),
             DISPARATE=bool(blocks & DISPARATE_BLOCK),
             AVERAGE=reduction == MEAN,
-            BLOCK_M=tiles.logits.rows,
-            BLOCK_N=tiles.logits.columns,
-            BLOCK_K=tiles.logits.step,
-            **shape,
+            GRADIENTS=bool(gradients & (GRAD_FEATURES | GRAD_WEIGHT)),
+            BLOCK_M=tile.rows,
+            BLOCK_N=tile.columns,
         )
-        if last or bias_partials is not None:
-            finish(
-                sums,
-                lam,
-                loss,
-                components,
-                reduction,
-                tiles.row_local,
-                last=last,
-                bias_partials=bias_partials,
-                grad_bias=None if bias_partials is None else grad_bias,
-                first_class=first,
-            )
-        feature_tiles = blocks_of(count, tiles.features.rows) if direct is not None else 0
-        weight_tiles = blocks_of(taken, tiles.weight.rows) if gradients & GRAD_WEIGHT else 0
+        end = replace(
+            ending,
+            last=last,
+            bias_partials=bias_partials,
+            grad_bias=None if bias_partials is None else grad_bias,
+            first_class=first,
+        )
+        if not gradients & (GRAD_FEATURES | GRAD_WEIGHT):
+            end.launch()
+            continue
+        column_tiles = blocks_of(width, tiles.features.columns)
+        feature_programs = column_tiles * blocks_of(count, tiles.features.rows) if direct is not None else 0
+        weight_programs = column_tiles * blocks_of(taken, tiles.weight.rows) if gradients & GRAD_WEIGHT else 0
         launch(
             gradients_kernel,
-            (feature_tiles + weight_tiles, blocks_of(width, tiles.features.columns)),
+            (feature_programs + weight_programs + end.programs,),
             tiles.features,
             features,
             weight_block,
             pairs,
             statistics,
-            grad_original,
-            grad_identical,
+            partials,
             direct,
             map_gradient,
-            grad_weight[first : first + taken] if weight_tiles else None,
+            grad_weight[first : first + taken] if gradients & GRAD_WEIGHT else None,
+            *end.tensors(),
             width,
             taken,
+            first,
             count,
             batch,
-            feature_tiles,
+            end.bias_tiles,
+            feature_programs,
+            weight_programs,
+            column_tiles,
+            **products,
             FIRST=first == 0,
-            MAPS=blocks != 0,
             FEATURES_M=tiles.features.rows,
             FEATURES_K=tiles.features.step,
             WEIGHT_M=tiles.weight.rows,
             WEIGHT_K=tiles.weight.step,
             BLOCK_N=tiles.features.columns,
-            **shape,
+            **end.constants(),
+            FINISH_N=end.tile.columns,
         )
     if direct is not None:
         map_backward(
             features,
             pairs,
+            links,
             statistics,
-            sums,
             map_gradient,
             direct,
             grad_features,
-            tiles.gather,
+            tiles.maps,
             minmax=minmax,
             difference=False,
         )

@@ -19,12 +19,12 @@ from .arguments import (
 from .config import configuration
 from .convert import narrow
 from .identical_map import (
-    SUMS,
     identical_features,
     load_map,
     load_rows,
     map_backward,
     row_statistics,
+    store_corrections,
     triton_dtype,
 )
 from .launch import blocks, launch
@@ -68,16 +68,16 @@ def map_dots_kernel(
     statistics,
     grad_identical,
     grad_disparate,
-    sums,
     width,
     count,
     batch,
     LIST: tl.constexpr,
+    MINMAX: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """sum dm m and sum dm (1 - m) of every row."""
+    """What the statistics of every row take from sum dm m and sum dm (1 - m)."""
     row = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     source_index, partner_index, valid = directed_row(pairs, row, count, batch, LIST)
     scale, low = load_map(statistics, row, count, valid)
@@ -92,8 +92,8 @@ def map_dots_kernel(
         formed = identical_features(source, partner, scale, low)
         identical += t * formed
         disparate += t * (source - formed)
-    tl.store(sums + 3 * count + row, tl.sum(identical, axis=1).to(tl.float64), mask=row < count)
-    tl.store(sums + 4 * count + row, tl.sum(disparate, axis=1).to(tl.float64), mask=row < count)
+    dot_identical, dot_disparate = tl.sum(identical, axis=1), tl.sum(disparate, axis=1)
+    store_corrections(statistics, row, count, row < count, dot_identical, dot_disparate, MINMAX)
 
 
 def identical_disparate(features: Tensor, pairs: Tensor, norm: int, eps: float) -> tuple[Tensor, Tensor]:
@@ -104,8 +104,9 @@ def identical_disparate(features: Tensor, pairs: Tensor, norm: int, eps: float) 
     require_device(features, pairs=pairs)
     count = row_count(pairs, batch)
     features, pairs = dense(features), dense(pairs)
-    tile = configuration(count, width, accumulation).row_local
-    statistics = row_statistics(features, pairs, count, norm == NORMS["minmax"], eps, accumulation, tile)
+    tiles = configuration(count, width, features.dtype, accumulation)
+    tile, minmax = tiles.row_local, norm == NORMS["minmax"]
+    statistics, _ = row_statistics(features, pairs, count, minmax, eps, accumulation, tiles, linked=False)
     identical = features.new_empty((count, width))
     disparate = torch.empty_like(identical)
     launch(
@@ -141,10 +142,10 @@ def identical_disparate_backward(
     require_shape("grad_disparate", grad_disparate, count, width)
     features, pairs = dense(features), dense(pairs)
     grad_identical, grad_disparate = dense(grad_identical), dense(grad_disparate)
-    tiles = configuration(count, width, accumulation)
+    tiles = configuration(count, width, features.dtype, accumulation)
     tile, minmax = tiles.row_local, norm == NORMS["minmax"]
-    statistics = row_statistics(features, pairs, count, minmax, eps, accumulation, tile)
-    sums = torch.empty((1, SUMS, count), dtype=torch.float64, device=features.device)
+    statistics, links = row_statistics(features, pairs, count, minmax, eps, accumulation, tiles, linked=True)
+    assert links is not None
     launch(
         map_dots_kernel,
         (blocks(count, tile.rows),),
@@ -154,11 +155,11 @@ def identical_disparate_backward(
         statistics,
         grad_identical,
         grad_disparate,
-        sums,
         width,
         count,
         batch,
         LIST=pairs.dim() == 2,
+        MINMAX=minmax,
         ACC=triton_dtype(accumulation),
         BLOCK_M=tile.rows,
         BLOCK_N=tile.columns,
@@ -168,12 +169,12 @@ def identical_disparate_backward(
     map_backward(
         features,
         pairs,
+        links,
         statistics,
-        sums,
         grad_identical,
         grad_disparate,
         result,
-        tiles.gather,
+        tiles.maps,
         minmax=minmax,
         difference=True,
     )

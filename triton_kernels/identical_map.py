@@ -1,12 +1,12 @@
 """The identical map of a row, eqs. (3) and (4), and its backward, as in ``csrc/common/identical_map.h``.
 
     u = f_src * f_par,   m = (u - low) * scale
-    dm = T * f_src       du = scale * dm + product * u - [u == low] at_low - [u == high] at_high
+    dm = T * f_src       du = scale * dm - (l2: at_low u; min-max: [u == low] at_low + [u == high] at_high)
 
 A degenerate row (norm or range <= eps) has scale 0: its map and the gradient through it vanish.
-Statistics of the rows are five arrays [R] (scale, low, high, 1 / ties at low, 1 / ties at high); sums over the
-classes or features of a row are float64 [tiles, 5, R], a program writing its own tile: cross-entropies of originals,
-identicals, disparates, then sum dm m and sum dm (1 - m).
+Statistics of the rows are five arrays [R]: scale, low, high, and 1 / ties at low, 1 / ties at high, which become at_low
+and at_high when the sums they take are known. Sums over the classes or features of a row are float64 [5, R]:
+cross-entropies of originals, identicals, disparates, then sum dm m and sum dm (1 - m).
 """
 
 import torch
@@ -14,10 +14,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .config import Tile
+from .arguments import require
+from .config import Configuration, Tile
 from .convert import narrow, widen
 from .device_function import device_function
 from .launch import blocks, launch
+from .links import store_links
 from .rows import directed_row
 
 STATISTICS = 5
@@ -25,10 +27,16 @@ SUMS = 5
 
 
 @device_function
-def load_rows(features, sample, valid, column, width, ACC: tl.constexpr):
-    """Features [M, N] of samples at columns, zero beyond the edges."""
+def load_raw(features, sample, valid, column, width):
+    """Features [M, N] of samples at columns as they are stored, zero beyond the edges."""
     mask = valid[:, None] & (column < width)[None, :]
-    return widen(tl.load(features + sample[:, None] * width + column[None, :], mask=mask, other=0.0), ACC)
+    return tl.load(features + sample[:, None] * width + column[None, :], mask=mask, other=0.0)
+
+
+@device_function
+def load_rows(features, sample, valid, column, width, ACC: tl.constexpr):
+    """Features [M, N] of samples at columns in the accumulation type, zero beyond the edges."""
+    return widen(load_raw(features, sample, valid, column, width), ACC)
 
 
 @device_function
@@ -45,16 +53,27 @@ def identical_features(source, partner, scale, low):
 
 
 @device_function
-def product_gradient(
-    u, dm, scale, low, high, low_share, high_share, dot_identical, dot_disparate, MINMAX: tl.constexpr
-):
-    """du of one row from its elements and its two sums."""
+def store_corrections(statistics, row, count, mask, dot_identical, dot_disparate, MINMAX: tl.constexpr):
+    """at_low and at_high in place of the shares of ties, given sum dm m and sum dm (1 - m) of rows."""
+    at = statistics + row
+    scale = tl.load(at, mask=mask, other=0.0)
+    identical = dot_identical.to(scale.dtype)
     if MINMAX:
-        at_low = scale * dot_disparate * low_share
-        at_high = scale * dot_identical * high_share
+        low_share = tl.load(at + 3 * count, mask=mask, other=0.0)
+        high_share = tl.load(at + 4 * count, mask=mask, other=0.0)
+        tl.store(at + 3 * count, scale * dot_disparate.to(scale.dtype) * low_share, mask=mask)
+        tl.store(at + 4 * count, scale * identical * high_share, mask=mask)
+    else:
+        tl.store(at + 3 * count, identical * scale * scale, mask=mask)
+
+
+@device_function
+def product_gradient(u, dm, scale, low, high, at_low, at_high, MINMAX: tl.constexpr):
+    """du of rows [M, N] from its elements and, [M, 1], statistics of the rows."""
+    if MINMAX:
         return scale * dm - tl.where(u == low, at_low, 0.0) - tl.where(u == high, at_high, 0.0)
     else:
-        return scale * dm - dot_identical * scale * scale * u
+        return scale * dm - at_low * u
 
 
 @triton.jit
@@ -62,6 +81,38 @@ def row_statistics_kernel(
     features,
     pairs,
     statistics,
+    links,
+    width,
+    count,
+    batch,
+    row_programs,
+    EPS: tl.constexpr,
+    LIST: tl.constexpr,
+    MINMAX: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    LINKS_M: tl.constexpr,
+    LINKS_N: tl.constexpr,
+):
+    """The first ``row_programs`` programs: statistics of their rows; the others, if any: their part of the links."""
+    program = tl.program_id(0).to(tl.int64)
+    if program < row_programs:
+        row = program * BLOCK_M + tl.arange(0, BLOCK_M)
+        _store_statistics(
+            features, pairs, statistics, row, width, count, batch, EPS, LIST, MINMAX, ACC, BLOCK_M, BLOCK_N
+        )
+    elif links is not None:
+        item = (tl.program_id(0) - row_programs) * LINKS_M + tl.arange(0, LINKS_M)
+        store_links(pairs, links, item, count, batch, LIST, LINKS_N)
+
+
+@device_function
+def _store_statistics(
+    features,
+    pairs,
+    statistics,
+    row,
     width,
     count,
     batch,
@@ -72,7 +123,6 @@ def row_statistics_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     source, partner, valid = directed_row(pairs, row, count, batch, LIST)
     eps = tl.full([1], EPS, tl.float64)
     zero = tl.zeros([BLOCK_M], ACC)
@@ -125,100 +175,113 @@ def row_statistics_kernel(
 def map_backward_kernel(
     features,
     pairs,
+    links,
     statistics,
-    sums,
     map_gradient,
     direct,
     result,
     width,
     count,
     batch,
-    tiles,
     DIFFERENCE: tl.constexpr,
     LIST: tl.constexpr,
     MINMAX: tl.constexpr,
     ACC: tl.constexpr,
-    TILES: tl.constexpr,
+    BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
 ):
-    """Gradient of the features of one sample: of the rows it is the source of, what is sent to it directly and through
-    the map; of those it is the partner of, what is sent through the map. In the order of the rows, without atomics.
+    """Gradient of the features of samples: of the rows they are the source of, what is sent to them directly and
+    through the map; of those they are the partner of, what is sent through the map. In the order of the
+    :mod:`.links`, without atomics.
 
     ``map_gradient`` [R, n] is T, or T + direct where DIFFERENCE.
     """
-    sample = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    inside = column < width
-    tile = tl.arange(0, TILES)
-    total = tl.zeros([BLOCK_N], ACC)
-    for start in range(0, count, BLOCK_ROWS):
-        rows = start + tl.arange(0, BLOCK_ROWS)
-        sources, partners, valid = directed_row(pairs, rows, count, batch, LIST)
-        touching = valid & ((sources == sample) | (partners == sample))
-        remaining = tl.sum(touching.to(tl.int32))
-        last = start - 1
-        while remaining > 0:
-            # The next row of this sample: there are few, so that looking for each is cheap.
-            last = tl.min(tl.where(touching & (rows > last), rows, start + BLOCK_ROWS))
-            remaining -= 1
-            row = last.to(tl.int64)
-            i = tl.sum(tl.where(rows == last, sources, 0))
-            j = tl.sum(tl.where(rows == last, partners, 0))
-            source = widen(tl.load(features + i * width + column, mask=inside, other=0.0), ACC)
-            partner = widen(tl.load(features + j * width + column, mask=inside, other=0.0), ACC)
-            t = widen(tl.load(map_gradient + row * width + column, mask=inside, other=0.0), ACC)
-            sent = widen(tl.load(direct + row * width + column, mask=inside, other=0.0), ACC)
-            if DIFFERENCE:
-                t = t - sent
-            scale = tl.load(statistics + row)
-            low = tl.load(statistics + count + row)
-            high = tl.load(statistics + 2 * count + row)
-            low_share = tl.load(statistics + 3 * count + row)
-            high_share = tl.load(statistics + 4 * count + row)
-            at = sums + tile.to(tl.int64) * 5 * count + row
-            dot_identical = tl.sum(tl.load(at + 3 * count, mask=tile < tiles, other=0.0)).to(ACC)
-            dot_disparate = tl.sum(tl.load(at + 4 * count, mask=tile < tiles, other=0.0)).to(ACC)
-            u = source * partner
-            du = product_gradient(
-                u, t * source, scale, low, high, low_share, high_share, dot_identical, dot_disparate, MINMAX
-            )
-            own = sent + (u - low) * scale * t + du * partner
-            total += tl.where(i == sample, own, 0.0) + tl.where(j == sample, du * source, 0.0)
-    tl.store(result + sample * width + column, narrow(total, result.dtype.element_ty), mask=inside)
+    sample = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    # Four elements a thread and load, else loads of float32 would take half a sector each, as wide as those of halves.
+    column = tl.max_contiguous(tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N), 4)
+    active = sample < batch
+    own = load_rows(features, sample, active, column, width, ACC)
+    total = tl.zeros([BLOCK_M, BLOCK_N], ACC)
+    end = 2 * tl.cast(count, tl.int32)
+    endpoint = tl.load(links + sample, mask=active, other=end)
+    while tl.min(endpoint) < end:
+        here = endpoint < end
+        of_source = endpoint < count
+        row = tl.where(of_source, endpoint, endpoint - count).to(tl.int64)
+        source, partner, _valid = directed_row(pairs, row, count, batch, LIST)
+        other = load_rows(features, tl.where(of_source, partner, source), here, column, width, ACC)
+        t = load_rows(map_gradient, row, here, column, width, ACC)
+        sent = load_rows(direct, row, here & (of_source | DIFFERENCE), column, width, ACC)
+        if DIFFERENCE:
+            t = t - sent
+        at = statistics + row
+        scale = tl.load(at, mask=here, other=0.0)[:, None]
+        at_low = tl.load(at + 3 * count, mask=here, other=0.0)[:, None]
+        low = tl.zeros([BLOCK_M, 1], ACC)
+        high = low
+        at_high = low
+        if MINMAX:
+            low = tl.load(at + count, mask=here, other=0.0)[:, None]
+            high = tl.load(at + 2 * count, mask=here, other=0.0)[:, None]
+            at_high = tl.load(at + 4 * count, mask=here, other=0.0)[:, None]
+        forward = of_source[:, None]
+        u = own * other
+        dm = t * tl.where(forward, own, other)
+        du = product_gradient(u, dm, scale, low, high, at_low, at_high, MINMAX)
+        total += du * other + tl.where(forward, sent + (u - low) * scale * t, 0.0)
+        endpoint = tl.load(links + batch + endpoint, mask=here, other=end)
+    inside = active[:, None] & (column < width)[None, :]
+    at = result + sample[:, None] * width + column[None, :]
+    tl.store(at, narrow(total, result.dtype.element_ty), mask=inside)
 
 
 def row_statistics(
-    features: Tensor, pairs: Tensor, count: int, minmax: bool, eps: float, accumulation: torch.dtype, tile: Tile
-) -> Tensor:
-    """Statistics [5, R] of the maps."""
+    features: Tensor,
+    pairs: Tensor,
+    count: int,
+    minmax: bool,
+    eps: float,
+    accumulation: torch.dtype,
+    tiles: Configuration,
+    *,
+    linked: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Statistics [5, R] of the maps and, where they are to be ``linked``, the :mod:`.links` of the samples."""
     batch, width = features.shape
     statistics = torch.empty((STATISTICS, count), dtype=accumulation, device=features.device)
+    require(batch + 2 * count < 1 << 31, "pairs: expected fewer than 2**30")
+    links = torch.empty((batch + 2 * count,), dtype=torch.int32, device=features.device) if linked else None
+    tile, link_tile = tiles.statistics, tiles.links
+    row_programs = blocks(count, tile.rows)
     launch(
         row_statistics_kernel,
-        (blocks(count, tile.rows),),
+        (row_programs + (blocks(links.numel(), link_tile.rows) if links is not None else 0),),
         tile,
         features,
         pairs,
         statistics,
+        links,
         width,
         count,
         batch,
+        row_programs,
         EPS=eps,
         LIST=pairs.dim() == 2,
         MINMAX=minmax,
         ACC=triton_dtype(accumulation),
         BLOCK_M=tile.rows,
         BLOCK_N=tile.columns,
+        LINKS_M=link_tile.rows,
+        LINKS_N=link_tile.columns,
     )
-    return statistics
+    return statistics, links
 
 
 def map_backward(
     features: Tensor,
     pairs: Tensor,
+    links: Tensor,
     statistics: Tensor,
-    sums: Tensor,
     map_gradient: Tensor,
     direct: Tensor,
     result: Tensor,
@@ -231,26 +294,24 @@ def map_backward(
     batch, width = features.shape
     launch(
         map_backward_kernel,
-        (batch, blocks(width, tile.columns)),
+        (blocks(batch, tile.rows), blocks(width, tile.columns)),
         tile,
         features,
         pairs,
+        links,
         statistics,
-        sums,
         map_gradient,
         direct,
         result,
         width,
         statistics.shape[1],
         batch,
-        sums.shape[0],
         DIFFERENCE=difference,
         LIST=pairs.dim() == 2,
         MINMAX=minmax,
         ACC=triton_dtype(statistics.dtype),
-        TILES=triton.next_power_of_2(sums.shape[0]),
+        BLOCK_M=tile.rows,
         BLOCK_N=tile.columns,
-        BLOCK_ROWS=tile.step,
     )
 
 

@@ -17,6 +17,7 @@ class Launch:
     """A launch that was recorded in place of being made."""
 
     kernel: Any
+    grid: tuple[int, ...]
     tile: Tile
     arguments: tuple[Any, ...]
     constants: dict[str, Any]
@@ -51,7 +52,7 @@ def launch(kernel: Any, grid: tuple[int, ...], tile: Tile, *arguments: Any, **co
     if 0 in grid:
         return
     if _record is not None:
-        _record.append(Launch(kernel, tile, arguments, constants))
+        _record.append(Launch(kernel, grid, tile, arguments, constants))
         return
     global _launches
     _launches += 1

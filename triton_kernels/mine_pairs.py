@@ -180,7 +180,7 @@ def mine_pairs(present: Tensor, seed: Tensor, strategy: int) -> Tensor:
     batch, words = present.shape
     require(batch < 1 << 31, f"labels: expected fewer than 2**31 rows, got {batch}")
     partner = torch.empty((batch,), dtype=torch.int64, device=present.device)
-    tiles = configuration(batch, batch, torch.float32)
+    tiles = configuration(batch, batch, torch.float32, torch.float32)
     if batch == 0:
         return partner
     if strategy == _ANCHOR:

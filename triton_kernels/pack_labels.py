@@ -48,7 +48,7 @@ def pack_labels(labels: Tensor) -> tuple[Tensor, Tensor]:
     present = torch.empty((batch, words), dtype=torch.int32, device=labels.device)
     known = torch.empty_like(present)
     values = labels.view(torch.uint8) if labels.dtype == torch.bool else labels
-    tile = configuration(batch, classes, torch.float32).row_local
+    tile = configuration(batch, classes, torch.float32, torch.float32).row_local
     block_words = tile.columns // 32
     launch(
         pack_labels_kernel,

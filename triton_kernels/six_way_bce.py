@@ -21,7 +21,7 @@ from .arguments import (
 from .bce import bce_term
 from .config import Tile, configuration
 from .convert import narrow, widen
-from .finish import MEAN, NONE, empty_loss, finish
+from .finish import MEAN, NONE, Finish, empty_loss
 from .identical_map import SUMS, triton_dtype
 from .launch import blocks, launch
 from .rows import directed_row, label_bits
@@ -221,8 +221,8 @@ def six_way_bce(
     )
     batch, classes = logits.shape
     *rows, pairs, lam, pos_weight = tensors
-    tile = configuration(count, classes, accumulation).row_local
-    sums = torch.empty((1, SUMS, count), dtype=torch.float64, device=logits.device)
+    tile = configuration(count, classes, logits.dtype, accumulation).row_local
+    sums = torch.empty((SUMS, count), dtype=torch.float64, device=logits.device)
     launch(
         six_way_kernel,
         (blocks(count, tile.rows),),
@@ -238,7 +238,7 @@ def six_way_bce(
         **_constants(pairs, blocks_taken, accumulation, tile),
     )
     loss, components = empty_loss(reduction, count, logits, accumulation)
-    finish(sums, lam, loss, components, reduction, tile)
+    Finish(sums, lam, loss, components, reduction, tile).launch()
     return loss, components
 
 
@@ -264,7 +264,7 @@ def six_way_bce_backward(
     require_device(logits, grad_loss=grad_loss)
     batch, classes = logits.shape
     gradients = tuple(tensor.new_empty(tensor.shape) for tensor in tensors[:3])
-    tile = configuration(count, classes, accumulation).row_local
+    tile = configuration(count, classes, logits.dtype, accumulation).row_local
     launch(
         six_way_backward_kernel,
         (blocks(max(count, batch), tile.rows), blocks(classes, tile.columns)),
