@@ -62,3 +62,5 @@ def test_every_kernel(target: str, dtype: str) -> None:
     for row in rows:
         assert row["spills"] <= 0, row  # -1 where this Triton brings no tool that tells
         assert row["shared"] <= row["shared_limit"], row
+        assert row["tensor_memory"] <= 512, row
+        assert row["registers"] > 8 or row["registers"] < 0, f"compiled to nothing: {row}"

@@ -59,7 +59,7 @@ def test_at_most_eight_launches(dtype: torch.dtype, strategy: str, classes: int)
     assert len(launches) == (7 if strategy == "anchor" else 8)
 
 
-@pytest.mark.parametrize("kind", ["cuda", "hip"])
+@pytest.mark.parametrize("kind", ["cuda", "blackwell", "hip"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_products_start_enough_programs(dtype: torch.dtype, kind: str) -> None:
     """A training batch fills a GPU only if the features are cut into parts."""

@@ -4,7 +4,7 @@ python -m indeed_ext.triton_kernels.ahead_of_time [--json] [--type TYPE] [TARGET
 
 The operators run on CPU tensors with their launches recorded, so that what is compiled is what they launch: kernels,
 argument types, alignments, constants, warps and stages. The table says for each kernel how many registers and bytes
-of shared memory it takes and whether registers spill.
+of shared memory, and columns of tensor memory, it takes and whether registers spill.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ TARGETS = {
     "sm_100": (GPUTarget("cuda", 100, 32), 227 << 10),
     "gfx942": (GPUTarget("hip", "gfx942", 64), 64 << 10),
 }
+#: Target name to the kind of device in the table of tiles.
+KINDS = {"sm_80": "cuda", "sm_90": "cuda", "sm_100": "blackwell", "gfx942": "hip"}
 DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32, "f16": torch.float16, "f64": torch.float64}
 _BY_DEFAULT = ["bf16", "f32"]
 #: (B, n, C): the small and the large size class of :mod:`.config`.
@@ -72,6 +74,7 @@ class Compiled:
     shared: int
     spills: int
     shared_limit: int
+    tensor_memory: int  # columns, of which Blackwell has 512; Triton compiles a kernel that takes more to nothing
 
 
 def launches(dtype: torch.dtype, shape: tuple[int, int, int]) -> Iterator[Launch]:
@@ -150,7 +153,7 @@ def compile_all(targets: list[str], dtypes: list[str]) -> Iterator[Compiled]:
         seen = set()
         for shape_name, shape in SHAPES.items():
             for dtype_name in dtypes:
-                with assumed_device(target.backend):
+                with assumed_device(KINDS[target_name]):
                     found = list(launches(DTYPES[dtype_name], shape))
                 for launch in found:
                     source = _source(launch)
@@ -172,13 +175,34 @@ def compile_all(targets: list[str], dtypes: list[str]) -> Iterator[Compiled]:
                         compiled.metadata.shared,
                         spills,
                         limit,
+                        getattr(compiled.metadata, "tmem_size", 0) or 0,
                     )
+
+
+_LINE = "{:<8}{:<6}{:<7}{:<26}{:>10}{:>8}{:>8}{:>8}"
+
+
+def markdown(rows: list[Compiled]) -> str:
+    """The table of docs/gpu.md: registers and shared memory of the most demanding variant of a kernel, and spills."""
+    targets = list(dict.fromkeys(row.target for row in rows))
+    kinds = dict.fromkeys((row.kernel.removesuffix("_kernel"), row.dtype, row.shape) for row in rows)
+    table = [["kernel", "type", "sizes", *targets], ["---"] * 3 + ["---:"] * len(targets)]
+    for name, dtype, shape in kinds:
+        cells = [f"`{name}`", dtype, shape]
+        for target in targets:
+            of_kind = (target, dtype, shape, f"{name}_kernel")
+            found = [row for row in rows if (row.target, row.dtype, row.shape, row.kernel) == of_kind]
+            most = [max((getattr(row, key) for row in found), default=0) for key in ("registers", "shared", "spills")]
+            cells.append(" / ".join(map(str, most)) if found else "")
+        table.append(cells)
+    return "\n".join(f"| {' | '.join(line)} |" for line in table)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compile every Triton kernel for devices that need not be there.")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)}; all by default")
     parser.add_argument("--type", action="append", choices=DTYPES, help=f"by default {' and '.join(_BY_DEFAULT)}")
+    parser.add_argument("--markdown", action="store_true", help="a table with a column for each target")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     arguments = parser.parse_args()
     if is_interpreted():
@@ -186,14 +210,16 @@ def main() -> None:
     unknown = set(arguments.targets) - set(TARGETS)
     if unknown:
         parser.error(f"unknown targets: {', '.join(sorted(unknown))}")
+    rows = compile_all(arguments.targets or list(TARGETS), arguments.type or _BY_DEFAULT)
+    if arguments.markdown:
+        print(markdown(list(rows)))
+        return
     if not arguments.json:
-        print(f"{'target':<8}{'type':<6}{'sizes':<7}{'kernel':<26}{'registers':>10}{'shared':>8}{'spills':>8}")
-    for row in compile_all(arguments.targets or list(TARGETS), arguments.type or _BY_DEFAULT):
-        if arguments.json:
-            print(json.dumps(asdict(row)), flush=True)
-        else:
-            sizes = f"{row.registers:>10}{row.shared:>8}{row.spills:>8}"
-            print(f"{row.target:<8}{row.dtype:<6}{row.shape:<7}{row.kernel:<26}{sizes}", flush=True)
+        print(_LINE.format("target", "type", "sizes", "kernel", "registers", "shared", "tensor", "spills"))
+    for row in rows:
+        numbers = (row.registers, row.shared, row.tensor_memory, row.spills)
+        line = _LINE.format(row.target, row.dtype, row.shape, row.kernel, *numbers)
+        print(json.dumps(asdict(row)) if arguments.json else line, flush=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ summation orders. The table has one line per kind of device, type of the product
 - Large sizes have programs enough, and take more warps.
 - Row-local kernels take few rows per program, so that a training batch starts a program for each multiprocessor, and
   as many columns as keep loads wide.
+- Blackwell (sm_100 and later) keeps sums and operands of half types in 512 columns of tensor memory, which the tiles of
+  both products with the gradients by logits must fit together: theirs are half as wide.
 - Stages beyond two pay on sm_80 and later, whose copies to shared memory are asynchronous. AMD has no such copies, and
   64 KiB of shared memory per workgroup.
 - The interpreter's time goes by operations, whatever their size: tiles hold most of a test's sizes at once, and leave
@@ -21,6 +23,7 @@ summation orders. The table has one line per kind of device, type of the product
 """
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -69,23 +72,34 @@ TABLE = {
     ),
     ("cuda", _HALF, _LARGE): Configuration(
         Tile(64, 128, 32, warps=8, stages=3),
-        Tile(64, 128, 32, warps=8, stages=2),
+        Tile(32, 128, 32, warps=8, stages=2),
         Tile(128, 128, 16),
         cross_entropies=Tile(4, 256),
     ),
     ("cuda", _SINGLE, _SMALL): Configuration(
         Tile(32, 64, 16, warps=8, stages=2),
         Tile(32, 64, 16, warps=8, stages=2),
-        Tile(32, 64, 16, warps=8, stages=2),
+        Tile(32, 64, 16),
+        maps=Tile(1, 1024),
     ),
     ("cuda", _SINGLE, _LARGE): Configuration(
         Tile(32, 64, 16, warps=8, stages=2),
         Tile(32, 64, 16, warps=8, stages=2),
-        Tile(32, 64, 16, warps=8, stages=2),
+        Tile(32, 64, 16),
+        maps=Tile(1, 1024),
         cross_entropies=Tile(4, 256),
     ),
     ("cuda", _DOUBLE, _SMALL): _BROADCAST,
     ("cuda", _DOUBLE, _LARGE): _BROADCAST,
+    ("blackwell", _HALF, _SMALL): Configuration(
+        Tile(64, 128, 32, warps=8, stages=3), Tile(32, 64, 32, warps=8, stages=2), Tile(128, 64, 16)
+    ),
+    ("blackwell", _HALF, _LARGE): Configuration(
+        Tile(64, 128, 32, warps=8, stages=3),
+        Tile(32, 64, 32, warps=8, stages=2),
+        Tile(128, 64, 16),
+        cross_entropies=Tile(4, 256),
+    ),
     ("hip", _HALF, _SMALL): Configuration(Tile(64, 128, 32, warps=8), Tile(32, 128, 32, warps=8), Tile(128, 128, 16)),
     ("hip", _HALF, _LARGE): Configuration(
         Tile(64, 128, 32, warps=8),
@@ -105,6 +119,9 @@ TABLE = {
     ("hip", _DOUBLE, _SMALL): _BROADCAST,
     ("hip", _DOUBLE, _LARGE): _BROADCAST,
 }
+for _kind, _size in itertools.product((_SINGLE, _DOUBLE), (_SMALL, _LARGE)):
+    TABLE["blackwell", _kind, _size] = TABLE["cuda", _kind, _size]
+
 _INTERPRETER = Configuration(
     Tile(16, 64, 32),
     Tile(16, 64, 64),
@@ -122,13 +139,16 @@ _INTERPRETER = Configuration(
 #: From this many elements of the logits on, tiles alone start programs enough.
 _LARGE_LOGITS = 1 << 18
 
+#: Compute capability from which on there is tensor memory.
+_BLACKWELL = 10
+
 #: Set while kernels are compiled for a device that is not there.
 _assumed_kind: str | None = None
 
 
 @contextlib.contextmanager
 def assumed_device(kind: str) -> Iterator[None]:
-    """Tiles for ``"cuda"`` or ``"hip"``, whatever this torch was built for."""
+    """Tiles for ``"cuda"``, ``"blackwell"`` or ``"hip"``, whatever is here."""
     global _assumed_kind
     _assumed_kind = kind
     try:
@@ -138,12 +158,14 @@ def assumed_device(kind: str) -> Iterator[None]:
 
 
 def device_kind() -> str:
-    """``"interpreter"``, ``"cuda"`` or ``"hip"``."""
+    """``"interpreter"``, ``"cuda"`` (before Blackwell), ``"blackwell"`` or ``"hip"``."""
     if _assumed_kind is not None:
         return _assumed_kind
     if is_interpreted():
         return "interpreter"
-    return "hip" if torch.version.hip else "cuda"
+    if torch.version.hip:
+        return "hip"
+    return "blackwell" if torch.cuda.get_device_capability()[0] >= _BLACKWELL else "cuda"
 
 
 def line_of(rows: int, classes: int, dtype: torch.dtype, accumulation: torch.dtype) -> tuple[str, str, str]:

@@ -41,9 +41,10 @@ from .arguments import (
 from .config import Configuration, configuration, split_width
 from .cross_entropies import cross_entropies_kernel
 from .finish import MEAN, Finish, empty_loss
-from .identical_map import SUMS, map_backward, row_statistics, triton_dtype
+from .identical_map import SUMS, row_statistics, triton_dtype
 from .launch import blocks as blocks_of
 from .launch import launch
+from .map_backward import map_backward
 from .mine_pairs import mine_pairs
 from .multiply import product_precision
 from .pack_labels import pack_labels

@@ -22,12 +22,12 @@ from .identical_map import (
     identical_features,
     load_map,
     load_rows,
-    map_backward,
     row_statistics,
     store_corrections,
     triton_dtype,
 )
 from .launch import blocks, launch
+from .map_backward import map_backward
 from .rows import directed_row
 
 

@@ -45,4 +45,4 @@ def product_precision(dtype: torch.dtype) -> str:
     if dtype in (torch.bfloat16, torch.float16):
         return "bf16"
     # AMD's matrix instructions know no TF32.
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 and device_kind() == "cuda" else "ieee"
+    return "tf32" if torch.backends.cuda.matmul.allow_tf32 and device_kind() in ("cuda", "blackwell") else "ieee"
