@@ -7,7 +7,7 @@ loss.backward()
 logits = head(features)            # inference is the plain classifier
 """
 
-from . import _extension, backends, operators, reference
+from . import _extension, _triton, backends, operators, reference
 from .backends import available_backends
 from .functional import fused_indeed_loss, identical_disparate, mine_pairs, pack_labels, six_way_bce
 from .modules import INDeeDHead, INDeeDLoss
@@ -31,3 +31,8 @@ if _extension.is_loaded():
     backends.register_backend("cpu", "indeed_ext", "cpu")
     if _extension.BUILD_INFO.get("cuda"):
         backends.register_backend("cuda", "indeed_ext", "cuda")
+
+_triton_device = _triton.register_operators()
+if _triton_device is not None:
+    operators.register_fakes(_triton.NAMESPACE)
+    backends.register_backend("triton", _triton.NAMESPACE, _triton_device)

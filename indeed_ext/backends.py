@@ -8,12 +8,13 @@ the compiled extension registers ``torch.ops.indeed_ext`` for CPU and CUDA tenso
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from . import _extension
+from . import _extension, _triton
 
 ENVIRONMENT_VARIABLE = "INDEED_BACKEND"
 
@@ -24,7 +25,7 @@ _namespaces: dict[str, tuple[str, str]] = {}
 def register_backend(name: str, namespace: str, device_type: str) -> None:
     """Make the operators of ``torch.ops.<namespace>`` available as backend ``name`` for tensors on ``device_type``."""
     _namespaces[name] = (namespace, device_type)
-    _default_operators.cache_clear()
+    _served_unasked.cache_clear()
 
 
 def missing_reasons() -> dict[str, str]:
@@ -37,7 +38,9 @@ def missing_reasons() -> dict[str, str]:
     elif not torch.cuda.is_available():
         reasons["cuda"] = "torch finds no usable GPU"
     if "triton" not in _namespaces:
-        reasons["triton"] = "this version has no Triton kernels yet"
+        reasons["triton"] = _triton.TRITON_ERROR or "its operators are not registered"
+    elif _namespaces["triton"][1] == "cuda" and not torch.cuda.is_available():
+        reasons["triton"] = "torch finds no usable GPU (TRITON_INTERPRET=1 runs the kernels slowly on the CPU)"
     return reasons
 
 
@@ -48,8 +51,42 @@ def available_backends() -> list[str]:
     return [*usable, "reference"]
 
 
-def select(backend: str | None, device: torch.device) -> Any | None:
+class LossSize(NamedTuple):
+    """What the choice between the GPU backends of the fused loss depends on."""
+
+    rows: int
+    width: int
+    classes: int
+    dtype: torch.dtype
+
+
+#: float32 logits up to this many are bound by launches and bytes, larger ones by products.
+_MOST_SMALL_LOGITS = 1 << 18
+#: Rows up to which a sample's rows are found by Triton's kernels in a time that does not count.
+_MOST_LINKED_ROWS = 1 << 14
+#: Features from which on Triton's kernels multiply in the type of the features.
+_LEAST_WIDTH = 16
+
+
+def preferred_on_a_gpu(size: LossSize | None) -> str:
+    """``"cuda"`` or ``"triton"``, where both are there, by bytes moved and launches; docs/gpu.md has the reasons.
+
+    ``size`` is None for the operators other than the fused loss: they move the same bytes in both, and the compiled
+    kernels need no compilation at the first call.
+    """
+    if size is None or size.rows > _MOST_LINKED_ROWS or size.width < _LEAST_WIDTH:
+        return "cuda"
+    if size.dtype in (torch.bfloat16, torch.float16):
+        return "triton"
+    if size.dtype == torch.float32 and size.rows * size.classes <= _MOST_SMALL_LOGITS:
+        return "triton"
+    return "cuda"
+
+
+def select(backend: str | None, device: torch.device, size: Callable[[], LossSize] | None = None) -> Any | None:
     """The operators serving tensors on ``device``; None for the reference.
+
+    ``size``: of the fused loss, where that is what is to be served; asked for only where it decides.
 
     Raises:
         ValueError: an unknown or unavailable backend, or one for another device.
@@ -59,7 +96,7 @@ def select(backend: str | None, device: torch.device) -> Any | None:
         backend = os.environ.get(ENVIRONMENT_VARIABLE) or None
         source = ENVIRONMENT_VARIABLE
     if backend is None:
-        return _default_operators(device)
+        return _default_operators(device, size)
     if backend == "reference":
         return None
     if backend not in available_backends():
@@ -72,7 +109,16 @@ def select(backend: str | None, device: torch.device) -> Any | None:
     return getattr(torch.ops, namespace)
 
 
+def _default_operators(device: torch.device, size: Callable[[], LossSize] | None) -> Any | None:
+    served = _served_unasked(device)
+    if len(served) > 1:
+        return served[preferred_on_a_gpu(size() if size else None)]
+    return next(iter(served.values()), None)
+
+
 @lru_cache
-def _default_operators(device: torch.device) -> Any | None:
-    served = {device_type: namespace for namespace, device_type in reversed(_namespaces.values())}
-    return getattr(torch.ops, served[device.type]) if device.type in served else None
+def _served_unasked(device: torch.device) -> dict[str, Any]:
+    """Operators by backend name; on a CPU Triton's kernels are only interpreted: not unless they are asked for."""
+    names = ("cpu",) if device.type == "cpu" else ("cuda", "triton")
+    served = {name: _namespaces[name] for name in names if name in _namespaces}
+    return {name: getattr(torch.ops, namespace) for name, (namespace, kind) in served.items() if kind == device.type}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .backends import select
+from .backends import LossSize, select
 from .constants import DISPARATE_BLOCK, IDENTICAL_BLOCK, NORMS, REDUCTIONS, STRATEGIES
 from .operators import FusedINDeeDLoss, IdenticalDisparate, SixWayBCE, label_words
 from .validation import (
@@ -248,7 +248,8 @@ def fused_indeed_loss(
     arguments = _LossArguments(
         features, weight, labels, bias, pairs, strategy, norm, lam, eps, reduction, pos_weight, seed, generator
     )
-    operators = select(backend, features.device if isinstance(features, Tensor) else torch.device("cpu"))
+    device = features.device if isinstance(features, Tensor) else torch.device("cpu")
+    operators = select(backend, device, arguments.size)
     refusal = None
     if operators is not None and not torch.compiler.is_compiling():
         try:
@@ -278,6 +279,15 @@ class _LossArguments(NamedTuple):
     pos_weight: Tensor | None
     seed: int | Tensor | None
     generator: torch.Generator | None
+
+    def size(self) -> LossSize:
+        """Before any check: what has no such size is refused by every backend."""
+        try:
+            batch, width = self.features.shape
+            rows = batch if self.pairs is None else self.pairs.numel()
+            return LossSize(rows, width, self.weight.shape[0], self.features.dtype)
+        except (AttributeError, IndexError, ValueError):
+            return LossSize(0, 0, 0, torch.float64)
 
 
 #: What operators and the preparation of their arguments raise.

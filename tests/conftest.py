@@ -2,18 +2,29 @@
 
 ``@pytest.mark.cases(maker=...)`` adds ``case``, drawn from ``maker(backend)``; ``@pytest.mark.compiled`` leaves
 out backends without kernels of their own. A backend that is missing is reported once, in test_backends.py.
+
+Of a backend that is :attr:`kit.Backend.sampled`, a run that does not name it takes a fixed sample of each test's
+variants, says how many, and counts the others as deselected; `--backend NAME` runs them all.
 """
 
 from __future__ import annotations
 
+import os
+import zlib
 from collections.abc import Iterator
 
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    # Kernels are defined as interpreted or compiled when Triton is imported: before the backends are looked at.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 pytest.register_assert_rewrite("kit")
 
 import kit  # noqa: E402
+
+_SAMPLES = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,6 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cases(maker=...): adds the argument `case`, one of maker(backend)")
+    config.addinivalue_line("markers", "only_with(name): one of the tests left out unless --backend names this backend")
     config.addinivalue_line("markers", "compiled: only for backends with kernels of their own")
 
 
@@ -37,6 +49,51 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     pairs = [(backend, case) for backend in backends for case in marker.kwargs["maker"](backend)]
     metafunc.parametrize("backend, case", pairs, ids=[f"{backend.name}-{case}" for backend, case in pairs])
+
+
+def _sampled_backend(item: pytest.Item) -> str | None:
+    marker = item.get_closest_marker("only_with")
+    if marker is not None:
+        return str(marker.args[0])
+    callspec = getattr(item, "callspec", None)
+    backend = callspec.params.get("backend") if callspec else None
+    return backend.name if backend is not None and backend.sampled else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keeps kit.sample_size variants of a test, those whose names hash lowest, so that no option is favoured."""
+    chosen = config.getoption("--backend") or []
+    variants: dict[tuple[str, str], list[pytest.Item]] = {}
+    for item in items:
+        name = _sampled_backend(item)
+        if name is not None and name not in chosen:
+            variants.setdefault((name, item.nodeid.split("[")[0]), []).append(item)
+    left_out: set[str] = set()
+    for group in variants.values():
+        if group[0].get_closest_marker("only_with"):
+            left_out.update(item.nodeid for item in group)
+            continue
+        group.sort(key=lambda item: zlib.crc32(item.nodeid.encode()))
+        left_out.update(item.nodeid for item in group[kit.sample_size(len(group)) :])
+    if not left_out:
+        return
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left_out])
+    items[:] = [item for item in items if item.nodeid not in left_out]
+    for name in sorted({name for name, _ in variants}):
+        total = sum(len(group) for (owner, _), group in variants.items() if owner == name)
+        kept = sum(_sampled_backend(item) == name for item in items)
+        config.stash.setdefault(_SAMPLES, []).append(
+            f"backend {name}: {kept} of {total} tests, a fixed sample; all of them with --backend {name}"
+        )
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    return config.stash.get(_SAMPLES, [])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for line in config.stash.get(_SAMPLES, []):
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(autouse=True)

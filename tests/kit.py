@@ -51,6 +51,8 @@ class Backend:
     max_classes: int = 1 << 30
     full_product_shapes: tuple[tuple[int, int, int], ...] = ((33, 64, 20), (3, 5, 33))
     label_sets: int = 1000  # random label sets its mining is compared on
+    draws: int = 200  # random draws of tests that look for rare errors
+    sampled: bool = False  # a sample of the variants of each test is run, unless the backend is asked for by name
 
     def limit(self, case: Case) -> Case:
         return replace(
@@ -65,7 +67,13 @@ def _slow(name: str) -> Backend:
     return Backend(name, max_batch=9, max_width=40, max_classes=40, full_product_shapes=((5, 6, 33),), label_sets=100)
 
 
-_TRITON = Backend("triton", device="cuda") if torch.cuda.is_available() else _slow("triton")
+def _triton() -> Backend:
+    if torch.cuda.is_available():
+        return Backend("triton", device="cuda", sees_values=False)
+    # The interpreter takes up to half a second a call.
+    return replace(_slow("triton"), sees_values=False, label_sets=20, draws=5, sampled=True)
+
+
 REGISTRY = {
     backend.name: backend
     for backend in (
@@ -73,7 +81,7 @@ REGISTRY = {
         Backend("cpu"),
         Backend("cuda", device="cuda", sees_values=False),
         replace(_slow("cuda-emulated"), sees_values=False),
-        _TRITON,
+        _triton(),
     )
 }
 
@@ -88,6 +96,11 @@ def emulation_error() -> Exception | None:
     except Exception as error:
         return error
     return None
+
+
+def sample_size(variants: int) -> int:
+    """How many of a test's variants run of a backend that is sampled."""
+    return min(variants, max(2, round(0.6 * variants**0.5)))
 
 
 def backends_under_test(chosen: Sequence[str] | None = None) -> list[Backend]:

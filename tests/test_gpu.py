@@ -1,7 +1,8 @@
-"""What only a GPU can show; the suite proper runs on it as backend ``cuda``."""
+"""What only a GPU can show; the suite proper runs on it as backends ``cuda`` and ``triton``."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 import kit
@@ -14,18 +15,23 @@ from indeed_ext import available_backends, fused_indeed_loss, mine_pairs, pack_l
 from indeed_ext.backends import missing_reasons
 
 
-@pytest.fixture
-def gpu() -> Backend:
-    if "cuda" not in available_backends():
-        pytest.skip(missing_reasons()["cuda"])
-    return kit.REGISTRY["cuda"]
+@pytest.fixture(params=["cuda", "triton"])
+def gpu(request: pytest.FixtureRequest) -> Backend:
+    backend = kit.REGISTRY[request.param]
+    if backend.name not in available_backends():
+        pytest.skip(missing_reasons()[backend.name])
+    if backend.device != "cuda":
+        pytest.skip(f"{backend.name} runs on the {backend.device} here: torch finds no usable GPU")
+    return backend
 
 
-@pytest.fixture
-def waiting_is_an_error(gpu: Backend) -> Iterator[None]:
+@contextlib.contextmanager
+def _waiting_is_an_error() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("error")
-    yield
-    torch.cuda.set_sync_debug_mode("default")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def _inputs(case: Case) -> tuple[dict[str, Tensor], Tensor]:
@@ -33,8 +39,10 @@ def _inputs(case: Case) -> tuple[dict[str, Tensor], Tensor]:
     return {name: leaf.requires_grad_() for name, leaf in inputs.leaves.items()}, inputs.labels
 
 
-def _step(leaves: dict[str, Tensor], labels: Tensor, seed: Tensor, **options: object) -> tuple[Tensor, ...]:
-    loss = fused_indeed_loss(**leaves, labels=labels, seed=seed, backend="cuda", **options)
+def _step(
+    gpu: Backend, leaves: dict[str, Tensor], labels: Tensor, seed: Tensor, **options: object
+) -> tuple[Tensor, ...]:
+    loss = fused_indeed_loss(**leaves, labels=labels, seed=seed, backend=gpu.name, **options)
     return loss.detach(), *torch.autograd.grad(loss, list(leaves.values()))
 
 
@@ -45,17 +53,17 @@ def test_capture_and_replay_with_new_seeds(gpu: Backend, strategy: str, dtype: t
     seed = torch.zeros((), dtype=torch.int64, device="cuda")
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):  # a capture wants a warm allocator and handle
-        _step(leaves, labels, seed, strategy=strategy)
+        _step(gpu, leaves, labels, seed, strategy=strategy)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):
-        captured = _step(leaves, labels, seed, strategy=strategy)
+        captured = _step(gpu, leaves, labels, seed, strategy=strategy)
     losses = []
     for value in (5, 6, 5):
         seed.fill_(value)
         graph.replay()
         torch.cuda.synchronize()
-        for replayed, eager in zip(captured, _step(leaves, labels, seed, strategy=strategy), strict=True):
+        for replayed, eager in zip(captured, _step(gpu, leaves, labels, seed, strategy=strategy), strict=True):
             assert torch.equal(replayed, eager)
         losses.append(captured[0].clone())
     assert torch.equal(losses[0], losses[2])
@@ -64,13 +72,19 @@ def test_capture_and_replay_with_new_seeds(gpu: Backend, strategy: str, dtype: t
 
 @pytest.mark.parametrize("reduction", kit.REDUCTIONS)
 @pytest.mark.parametrize("strategy", kit.STRATEGIES)
-def test_nothing_waits(gpu: Backend, waiting_is_an_error: None, strategy: str, reduction: str) -> None:
+def test_nothing_waits(gpu: Backend, strategy: str, reduction: str) -> None:
     leaves, labels = _inputs(Case(33, 64, 20, dtype=torch.float32))
     seed = torch.ones((), dtype=torch.int64, device="cuda")
     options = {"strategy": strategy, "reduction": reduction}
-    loss = fused_indeed_loss(**leaves, labels=labels, seed=seed, backend="cuda", **options)
-    torch.autograd.grad(loss, list(leaves.values()), torch.ones_like(loss))
-    mine_pairs(pack_labels(labels), strategy=strategy, seed=seed, num_classes=20, backend="cuda")
+
+    def step() -> None:
+        loss = fused_indeed_loss(**leaves, labels=labels, seed=seed, backend=gpu.name, **options)
+        torch.autograd.grad(loss, list(leaves.values()), torch.ones_like(loss))
+        mine_pairs(pack_labels(labels), strategy=strategy, seed=seed, num_classes=20, backend=gpu.name)
+
+    step()  # loading a kernel, and compiling one, may wait
+    with _waiting_is_an_error():
+        step()
 
 
 def test_streams(gpu: Backend) -> None:
@@ -79,13 +93,13 @@ def test_streams(gpu: Backend) -> None:
     streams = [torch.cuda.Stream() for _ in cases]
     inputs = [_inputs(case) for case in cases]
     seeds = [torch.full((), k, device="cuda") for k in range(len(cases))]
-    expected = [_step(*each, seed) for each, seed in zip(inputs, seeds, strict=True)]
+    expected = [_step(gpu, *each, seed) for each, seed in zip(inputs, seeds, strict=True)]
     torch.cuda.synchronize()
     results = []
     for _ in range(5):
         for each, seed, stream in zip(inputs, seeds, streams, strict=True):
             with torch.cuda.stream(stream):
-                results.append(_step(*each, seed))
+                results.append(_step(gpu, *each, seed))
     torch.cuda.synchronize()
     for k, result in enumerate(results):
         assert all(torch.equal(a, b) for a, b in zip(result, expected[k % len(cases)], strict=True))
@@ -110,11 +124,11 @@ def test_memory_does_not_grow_with_classes(gpu: Backend) -> None:
     }
     labels = torch.rand(batch, classes, device="cuda") < 1e-4
     seed = torch.zeros((), dtype=torch.int64, device="cuda")
-    words = pack_labels(labels, backend="cuda")
+    words = pack_labels(labels, backend=gpu.name)
     del labels
-    _step({name: leaf[:64].detach().requires_grad_() for name, leaf in leaves.items()}, words[:64, :2], seed)
+    _step(gpu, {name: leaf[:64].detach().requires_grad_() for name, leaf in leaves.items()}, words[:64, :2], seed)
     gradients = 4 * width * (batch + classes)
-    assert _peak(lambda: _step(leaves, words, seed)) <= gradients + (64 << 20)
+    assert _peak(lambda: _step(gpu, leaves, words, seed)) <= gradients + (64 << 20)
 
 
 def test_indices_beyond_32_bits(gpu: Backend) -> None:
@@ -126,7 +140,7 @@ def test_indices_beyond_32_bits(gpu: Backend) -> None:
     weight = torch.randn(classes, width, device="cuda", dtype=torch.bfloat16)
     labels = torch.rand(batch, classes, device="cuda") < 0.3
     pairs = torch.arange(batch, device="cuda") ^ 1
-    options = {"reduction": "none", "backend": "cuda"}
+    options = {"reduction": "none", "backend": gpu.name}
     whole = fused_indeed_loss(features, weight, labels, pairs=pairs, **options)
     last = fused_indeed_loss(features[-64:], weight, labels[-64:], pairs=pairs[:64], **options)
     torch.testing.assert_close(whole[-64:], last)

@@ -44,6 +44,8 @@ def test_mining(backend: Backend, strategy: str) -> None:
 
 def test_calls_from_several_python_threads(backend: Backend) -> None:
     """Scratch memory is not shared between calls."""
+    if backend.name == "triton" and backend.device == "cpu":
+        pytest.skip("Triton's interpreter keeps the grid of a launch in a global: one call at a time")
     fused = functools.partial(fused_indeed_loss, backend=backend.name)
     cases = [backend.limit(Case(40 + k, 64, 30, "minmax", "anchor", dtype=torch.float32)) for k in range(8)]
     inputs = [case.build() for case in cases]

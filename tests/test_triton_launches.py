@@ -1,0 +1,173 @@
+"""What the launches of the Triton kernels ask of a device, worked out from their grids and tiles without one.
+
+Bytes are compared with those of a kernel's own operands: every array once, features once for sources and once for
+partners. Re-reads by several programs are the difference. docs/gpu.md has the figures that compiled code gives.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from indeed_ext import available_backends, backends
+from indeed_ext.constants import NORMS, REDUCTIONS, STRATEGIES
+
+BATCH, WIDTH, CLASSES = 128, 2048, 80
+ACCUMULATED = 4  # bytes of a float32
+SECTOR = 32
+
+
+@pytest.fixture(autouse=True)
+def _triton() -> None:
+    if "triton" not in available_backends() and "not installed" in backends.missing_reasons()["triton"]:
+        pytest.skip(backends.missing_reasons()["triton"])
+
+
+def _launches(
+    dtype: torch.dtype, kind: str = "cuda", strategy: str = "anchor", shape: tuple[int, int, int] | None = None
+) -> dict[str, Any]:
+    """The launches of a training step by kernel."""
+    from indeed_ext.triton_kernels.config import assumed_device
+    from indeed_ext.triton_kernels.fused_loss import indeed_loss
+    from indeed_ext.triton_kernels.launch import recorded
+
+    batch, width, classes = shape or (BATCH, WIDTH, CLASSES)
+    features, weight = torch.empty(batch, width, dtype=dtype), torch.empty(classes, width, dtype=dtype)
+    labels, bias = torch.empty(batch, classes, dtype=torch.int64), torch.empty(classes, dtype=dtype)
+    seed, lam = torch.empty((), dtype=torch.int64), torch.empty(2, dtype=torch.float64)
+    options = (STRATEGIES[strategy], NORMS["minmax"], 1e-12, REDUCTIONS["mean"], 3, 7)
+    with assumed_device(kind), recorded() as launches:
+        indeed_loss(features, weight, bias, labels, None, False, None, seed, lam, None, *options)
+    by_name = {launch.kernel.__name__: launch for launch in launches}
+    assert len(by_name) == len(launches), "a kernel is launched twice"
+    return by_name
+
+
+def _named(launch: Any) -> dict[str, Any]:
+    return dict(zip(launch.kernel.arg_names, launch.arguments, strict=False)) | launch.constants
+
+
+@pytest.mark.parametrize("classes", [1, 80, 1024])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_at_most_eight_launches(dtype: torch.dtype, strategy: str, classes: int) -> None:
+    """Packing, mining, loss and all gradients, at the tiles of a device."""
+    launches = _launches(dtype, strategy=strategy, shape=(512, WIDTH, classes))
+    assert len(launches) == (7 if strategy == "anchor" else 8)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "blackwell", "hip"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_products_start_enough_programs(dtype: torch.dtype, kind: str) -> None:
+    """A training batch fills a GPU only if the features are cut into parts."""
+    launches = _launches(dtype, kind)
+    for name in ("logits_kernel", "cross_entropies_kernel", "gradients_kernel", "map_backward_kernel"):
+        assert math.prod(launches[name].grid) >= 64, name
+
+
+@pytest.mark.parametrize("shape", [(128, 2048, 80), (1, 1, 1), (3, 33, 65), (128, 2047, 80), (512, 2048, 1024)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_parts_cover_the_features_once(dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
+    """Every part begins inside the features: a program beyond them would leave nothing but wasted memory."""
+    launch = _launches(dtype, shape=shape)["logits_kernel"]
+    named, parts = _named(launch), launch.grid[2]
+    assert named["split_width"] % launch.tile.step == 0
+    assert (parts - 1) * named["split_width"] < shape[1] <= parts * named["split_width"]
+    assert named["partials"].shape[0] == parts
+
+
+def test_large_sizes_are_not_cut() -> None:
+    assert _launches(torch.bfloat16, shape=(512, 2048, 1024))["logits_kernel"].grid == (8, 8, 1)
+
+
+def _logits(launch: Any, element: int) -> tuple[int, int]:
+    row_tiles, class_tiles, parts = launch.grid
+    features, weight = 2 * BATCH * WIDTH * element, CLASSES * WIDTH * element
+    partials = parts * 2 * BATCH * CLASSES * ACCUMULATED
+    return class_tiles * features + row_tiles * weight + partials, features + weight + partials
+
+
+def _cross_entropies(launch: Any, element: int) -> tuple[int, int]:
+    named = _named(launch)
+    partials = named["partials"].numel() * ACCUMULATED
+    gradients = 2 * BATCH * CLASSES * ACCUMULATED
+    bias = launch.grid[0] * CLASSES * (element + ACCUMULATED)
+    return partials + gradients + bias, partials + gradients + CLASSES * element + launch.grid[0] * CLASSES * 4
+
+
+def _gradients(launch: Any, element: int) -> tuple[int, int]:
+    named = _named(launch)
+    columns = named["column_tiles"]
+    row_tiles = named["feature_programs"] // columns
+    class_tiles = named["weight_programs"] // columns
+    features, weight = 2 * BATCH * WIDTH * element, CLASSES * WIDTH * element
+    gradients, sent = 2 * BATCH * CLASSES * ACCUMULATED, 2 * BATCH * WIDTH * ACCUMULATED
+    # V and T: gradients by logits for every tile of features, weights for every tile of rows; the weight's gradient:
+    # gradients by logits again, features for every tile of classes.
+    requested = columns * gradients + row_tiles * weight + sent + columns * gradients + class_tiles * features + weight
+    return requested, gradients + weight + sent + gradients + features + weight
+
+
+def _maps(launch: Any, element: int) -> tuple[int, int]:
+    named = _named(launch)
+    rows = BATCH * WIDTH
+    # A sample's own features, those of the other side of its row and of the row it is the partner of; V; T of both.
+    operands = 3 * rows * element + rows * ACCUMULATED + 2 * rows * ACCUMULATED + rows * element
+    # Per program and visit, a word for each of the links, the pair and the five statistics, to every thread.
+    threads = 32 * launch.tile.warps
+    scalars = math.prod(launch.grid) * 2 * threads * (4 + 8 + (5 if named["MINMAX"] else 2) * ACCUMULATED)
+    return operands + scalars, operands
+
+
+def _statistics(launch: Any, element: int) -> tuple[int, int]:
+    named = _named(launch)
+    operands = 2 * BATCH * WIDTH * element + 5 * BATCH * ACCUMULATED + named["links"].numel() * 4
+    # A program that makes links looks at all endpoints, every one to a few threads.
+    return operands + (launch.grid[0] - named["row_programs"]) * 2 * BATCH * 8 * 4, operands
+
+
+#: Bytes requested by bytes of the operands. Products with the gradients by logits cannot start 64 programs and keep to
+#: 1.3: see docs/gpu.md, and test_no_tiling_of_the_gradients_is_within_the_bound.
+_BOUNDS = {
+    "row_statistics_kernel": (_statistics, 1.3),
+    "logits_kernel": (_logits, 1.3),
+    "cross_entropies_kernel": (_cross_entropies, 1.3),
+    "gradients_kernel": (_gradients, 1.9),
+    "map_backward_kernel": (_maps, 1.3),
+}
+
+
+@pytest.mark.parametrize("name", _BOUNDS)
+def test_requested_bytes(name: str) -> None:
+    model, bound = _BOUNDS[name]
+    requested, operands = model(_launches(torch.bfloat16)[name], 2)
+    assert operands <= requested <= bound * operands, requested / operands
+
+
+def test_no_tiling_of_the_gradients_is_within_the_bound() -> None:
+    """V and T from 64 programs: G [R, C] is read by every tile of features, W by every tile of rows."""
+    gradients, weight = 2 * BATCH * CLASSES * ACCUMULATED, CLASSES * WIDTH * 2
+    sent = 2 * BATCH * WIDTH * ACCUMULATED
+    least = min(tiles * gradients + -(-64 // tiles) * weight for tiles in range(1, 65))
+    assert (least + sent) / (gradients + weight + sent) > 1.8
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_tiles_take_whole_sectors(dtype: torch.dtype) -> None:
+    """What a program reads of a row of features, weights or gradients begins and ends with a sector of 32 bytes."""
+    launches = _launches(dtype)
+    logits, gradients = _named(launches["logits_kernel"]), _named(launches["gradients_kernel"])
+    maps, statistics = _named(launches["map_backward_kernel"]), _named(launches["row_statistics_kernel"])
+    runs = {
+        "features, weights": (logits["BLOCK_K"] * dtype.itemsize, logits["split_width"] * dtype.itemsize),
+        "partial sums": (CLASSES * ACCUMULATED, logits["BLOCK_N"] * ACCUMULATED),
+        "columns of the gradients": (gradients["BLOCK_N"] * dtype.itemsize,),
+        "classes of the gradients": (gradients["FEATURES_K"] * ACCUMULATED, gradients["WEIGHT_M"] * ACCUMULATED),
+        "maps": (maps["BLOCK_N"] * dtype.itemsize,),
+        "statistics": (statistics["BLOCK_N"] * dtype.itemsize,),
+    }
+    for what, sizes in runs.items():
+        assert all(size % SECTOR == 0 for size in sizes), what

@@ -1,0 +1,46 @@
+"""Binary cross-entropy with logits, eq. (10), and its slope; the arithmetic of ``csrc/common/bce.h``.
+
+With y = -x for a positive target and y = x for a negative one, both are functions of y alone:
+value = w softplus(y), d value / dx = +-w sigmoid(y), w = pos_weight for positives, else 1.
+"""
+
+import triton.language as tl
+
+from .device_function import device_function
+
+
+@device_function
+def _log1p_unit(e):
+    """log(1 + e) for e in [0, 1]."""
+    if e.dtype == tl.float64:
+        # What rounding 1 + e loses is restored by the quotient.
+        above = 1.0 + e
+        lost = above == 1.0
+        return tl.where(lost, e, tl.log(above) * (e / tl.where(lost, 1.0, above - 1.0)))
+    else:
+        # 2 atanh(e / (2 + e)), whose series needs eight terms at e = 1.
+        s = e / (2.0 + e)
+        z = s * s
+        p = z * 0.06666666666666667 + 0.07692307692307693
+        p = p * z + 0.09090909090909091
+        p = p * z + 0.1111111111111111
+        p = p * z + 0.14285714285714285
+        p = p * z + 0.2
+        p = p * z + 0.3333333333333333
+        p = p * z + 1.0
+        return 2.0 * s * p
+
+
+@device_function
+def bce_term(logit, positive, known, positive_weight):
+    """(value, slope) of every class; zero where it is unknown."""
+    y = tl.where(positive, -logit, logit)
+    e = tl.exp(-tl.abs(y))
+    reciprocal = 1.0 / (1.0 + e)
+    sigmoid = tl.where(y < 0, e * reciprocal, reciprocal)
+    # A NaN is not less than zero, and so stays.
+    softplus = tl.where(y < 0, 0.0, y) + _log1p_unit(e)
+    weight = tl.where(positive, positive_weight, 1.0)
+    slope = weight * sigmoid
+    value = tl.where(known, weight * softplus, 0.0)
+    return value, tl.where(known, tl.where(positive, -slope, slope), 0.0)
