@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from . import page, plots
-from .lightning_cli import fail, run
+from .errors import fail
+from .lightning_cli import run
 from .recipes import recipe_files, recipe_names
 
 DEFAULT_METHODS = ("baseline", "l2:lam_warmup=0", "minmax:lam_warmup=0", "minmax:lam_warmup=0.4")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import sys
 from pathlib import Path
 
 import torch
@@ -12,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from . import plots
-from .data.base import DataError, normalise
-from .data.reading import SUFFIXES
+from .data.reading import SUFFIXES, normalise
+from .errors import DataError, fail, fail_on
 from .trained import About, Classifier, load_image, load_trained
 
 FORMATS = {"torch.export": ".pt2", "onnx": ".onnx"}
@@ -138,17 +137,11 @@ def main(argv: list[str]) -> None:
     try:
         _run(_parser().parse_args(argv))
     except ModuleNotFoundError as error:
-        _fail(f"{error.name} is not installed; ONNX needs pip install 'indeed_ext[onnx]'")
+        fail(f"{error.name} is not installed; ONNX needs pip install 'indeed_ext[onnx]'")
     except DataError as error:
-        # A worker process hands its error on as a traceback, of which the last line is the message.
-        _fail(str(error).strip().rpartition("\n")[2].rpartition("DataError: ")[2])
+        fail_on(error)
     except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}")
-
-
-def _fail(message: str) -> None:
-    print(f"indeed: error: {message}", file=sys.stderr)
-    raise SystemExit(2)
+        fail(f"{error.filename}: {error.strerror}")
 
 
 def _parser() -> argparse.ArgumentParser:

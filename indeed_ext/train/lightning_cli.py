@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import logging
 import re
-import sys
 import warnings
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Mapping
@@ -27,7 +26,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from . import plots
 from .bias import write_bias
-from .data.base import DataError, MultilabelData
+from .data.base import MultilabelData
 
 # Imported so that --data knows them by their names.
 from .data.coco import CocoData  # noqa: F401
@@ -36,6 +35,7 @@ from .data.features import FeaturesData  # noqa: F401
 from .data.single_label import Cifar10Data, FolderData, MnistData  # noqa: F401
 from .data.table import CsvData  # noqa: F401
 from .data.voc import VocData  # noqa: F401
+from .errors import DataError, fail, fail_on
 from .evaluation import Report
 from .module import IndeedModule
 from .recipes import recipe_files, recipe_names
@@ -80,12 +80,6 @@ class ArgumentParser(LightningArgumentParser):
         # Of "matches none of these types, for these reasons, given this value" the reasons are of use.
         wrapped = r"Does not validate .*?Errors:\s*- (.*?)(\s*- Expected a <class 'NoneType'>)?\s*Given value type:.*"
         fail(re.sub(wrapped, r"\1", message, flags=re.DOTALL))
-
-
-def fail(message: object) -> NoReturn:
-    """Print one line to stderr and exit with status 2."""
-    print(f"indeed: error: {' '.join(str(message).split())}", file=sys.stderr)
-    raise SystemExit(2)
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -341,5 +335,4 @@ def run(argv: list[str]) -> IndeedCLI:
     try:
         return IndeedCLI([subcommand, *first, *rest])
     except DataError as error:
-        # A worker process hands its error on as a traceback, of which the last line is the message.
-        fail(str(error).strip().rpartition("\n")[2].rpartition("DataError: ")[2])
+        fail_on(error)
