@@ -15,7 +15,8 @@ import torch
 pytest.importorskip("lightning")
 
 from indeed_ext.train.cli import main
-from indeed_ext.train.compare import MEASURES, Variant, show
+from indeed_ext.train.compare import Variant
+from indeed_ext.train.comparison import MEASURES, show
 
 RECIPE = ["compare", "--recipe", "ml-digits-biased-smoke", "--output", "out"]
 FIT = [

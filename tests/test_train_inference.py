@@ -22,7 +22,7 @@ from indeed_ext.train.inference import class_activation
 from indeed_ext.train.trained import About, Classifier, load_image, load_trained, save_trained
 
 NAMES = ["ant", "bee", "cat"]
-ABOUT = About("resnet10t", NAMES, 3, [32, 40], [0.5, 0.4, 0.3], [0.2, 0.3, 0.4], [0.2, 0.99, 0.5])
+ABOUT = About("test_resnet", NAMES, 3, [32, 40], [0.5, 0.4, 0.3], [0.2, 0.3, 0.4], [0.2, 0.99, 0.5])
 
 
 @pytest.fixture

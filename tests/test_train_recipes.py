@@ -138,7 +138,7 @@ def test_averaged_weights_clipping_precision_and_tensorboard(monkeypatch: pytest
             ["fit", "--recipe", "ml-digits-smoke", *CPU, "--trainer.gradient_clip_val", "0.1", "--trainer.precision",
              "bf16-mixed", "--trainer.logger", "TensorBoardLogger", "--trainer.logger.save_dir", "tb", *extra,
              "--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1", "--trainer.max_epochs", "1",
-             "--data.batch_size", "8", "--data.epoch_size", "32"]
+             "--data.batch_size", "4", "--data.epoch_size", "8"]
         )  # fmt: skip
         weights.append(load_file(cli.run_folder / "model.safetensors"))
     assert cli.trainer.gradient_clip_val == 0.1

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import logging
-import re
 import warnings
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -38,61 +31,11 @@ from .data.voc import VocData  # noqa: F401
 from .errors import DataError, fail, fail_on
 from .evaluation import Report
 from .module import IndeedModule
+from .parser import FIT_DESCRIPTION, TEST_DESCRIPTION, ArgumentParser, HelpFormatter
 from .recipes import recipe_files, recipe_names
+from .runs import LastCheckpoint, new_folder, read_checkpoint
 from .schedules import OneCycle
 from .trained import About, save_trained
-
-FIT_DESCRIPTION = """\
-Train a network, then evaluate it. Start from a recipe and override what you like:
-
-  indeed recipes                     lists the recipes
-  indeed fit --recipe ml-digits
-  indeed fit --recipe ml-digits --model.method baseline --trainer.max_epochs 5
-  indeed fit --recipe ml-digits --ckpt_path runs/ml-digits-minmax-001/checkpoints/last.ckpt      (resume)
-  indeed fit --data.help DigitsData  explains the options of a kind of data
-
-The run folder then holds the settings (config.yaml), the training log (metrics.csv), the checkpoint, the plain
-network's weights (model.safetensors), and of the test images the measures (evaluation.json, evaluation.csv),
-the confidence map (confidence_map.png) and the report on contextual bias (contextual_bias.csv).
-
-  --trainer.precision bf16-mixed          mixed precision
-  --trainer.gradient_clip_val 1.0         gradient clipping
-  --trainer.callbacks+ EMAWeightAveraging    the moving average of the weights is evaluated and saved
-  --trainer.logger TensorBoardLogger --trainer.logger.save_dir tb"""
-
-TEST_DESCRIPTION = """\
-Evaluate a checkpoint on the test images of a recipe:
-
-  indeed test --recipe ml-digits --ckpt_path runs/ml-digits-minmax-001/checkpoints/last.ckpt"""
-
-
-class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """jsonargparse's help, with the line breaks of the descriptions above."""
-
-
-class ArgumentParser(LightningArgumentParser):
-    """A parser that reports what is wrong in one line."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print ``message`` as one line and exit with status 2."""
-        if not self.exit_on_error:  # an inner parser, whose caller handles it
-            super().error(message, ex)
-        # Of "matches none of these types, for these reasons, given this value" the reasons are of use.
-        wrapped = r"Does not validate .*?Errors:\s*- (.*?)(\s*- Expected a <class 'NoneType'>)?\s*Given value type:.*"
-        fail(re.sub(wrapped, r"\1", message, flags=re.DOTALL))
-
-
-class LastCheckpoint(ModelCheckpoint):
-    """``checkpoints/last.ckpt`` of the run folder, written after every epoch.
-
-    A class of its own, so that a user may add a :class:`ModelCheckpoint` with whatever settings.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(filename="last", enable_version_counter=False)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing: a resumed run writes into its own folder and leaves that of the interrupted one alone."""
 
 
 class IndeedCLI(LightningCLI):
@@ -285,32 +228,6 @@ class IndeedCLI(LightningCLI):
             fail(f"--runs_dir: {error}")
         if not self.trainer.fast_dev_run:
             self.trainer.loggers = [CSVLogger(self.run_folder, name="", version=""), *self.trainer.loggers]
-
-
-def new_folder(parent: Path, name: str) -> Path:
-    """Make ``parent/name-001``, or the next number that is free; only the first process of a run makes it."""
-    for number in itertools.count(1):
-        folder = parent / f"{name}-{number:03d}"
-        if rank_zero_only.rank != 0:
-            break
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(parents=True)
-            break
-    return folder
-
-
-def read_checkpoint(path: str) -> dict[str, Any]:
-    """The checkpoint at ``path``, or one line on what is wrong with it."""
-    if not Path(path).is_file():
-        fail(f"--ckpt_path: there is no file {path}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch.load raises whatever the bytes provoke
-        fail(f"--ckpt_path: torch cannot read {path} as a checkpoint")
-    settings = checkpoint.get("hyper_parameters", {}) if isinstance(checkpoint, dict) else {}
-    if not {"backbone", "method", "num_classes"} <= settings.keys():
-        fail(f"--ckpt_path: {path} is not a checkpoint of this trainer")
-    return checkpoint
 
 
 def run(argv: list[str]) -> IndeedCLI:

@@ -23,11 +23,11 @@ def confidence_map(confidence: Tensor, class_names: Sequence[str], title: str, p
         confidence: ``[C, C]`` mean predicted probability: row the true class, column the predicted one.
     """
     side = _map_side(class_names)
-    figure = Figure(figsize=(side + 1.6, side + 1.2), dpi=150)
+    figure = Figure(figsize=(side + 1.6, side + 1.2), dpi=100, layout="compressed")
     axes = figure.add_subplot()
     image = _draw_map(axes, confidence, class_names, title)
     figure.colorbar(image, ax=axes, label="mean predicted probability", fraction=0.046, pad=0.03)
-    figure.savefig(path, bbox_inches="tight")
+    figure.savefig(path)
 
 
 def confidence_maps(maps: Mapping[str, Tensor], class_names: Sequence[str], path: Path) -> None:
@@ -63,7 +63,7 @@ def measure_bars(series: Mapping[str, Mapping[str, tuple[float, float]]], title:
         means = [mean for mean, _ in by_method.values() if not math.isnan(mean)]
         spread = max(means) - min(means)
         if "%" in heading:  # differences are small beside the values: the axis need not begin at 0
-            axes.set_ylim(max(0, min(means) - spread - 1), min(101, max(means) + 0.5 * spread + 1))
+            axes.set_ylim(max(0, min(means) - spread - 1), min(100, max(means) + 0.5 * spread + 1))
             axes.set_title("the axis does not begin at 0", fontsize=8)
     figure.suptitle(f"{title}\nbar: mean over the seeds, whisker: standard deviation", fontsize=11)
     figure.savefig(path)
@@ -109,5 +109,6 @@ def _draw_map(axes: Axes, confidence: Tensor, class_names: Sequence[str], title:
     if count <= NUMBERED_CLASSES:
         for (row, column), value in np.ndenumerate(values):
             colour = "black" if value > 0.6 else "white"
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+            # Inside the axes whatever the layout, which need not measure hundreds of numbers.
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour, in_layout=False)
     return image

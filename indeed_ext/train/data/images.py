@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,7 @@ class ImageData(MultilabelData):
     validation: Listing
     test: Listing
 
+    @abstractmethod
     def __init__(
         self,
         image_size: int = 448,
