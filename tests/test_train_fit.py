@@ -323,11 +323,30 @@ def test_checkpoint_of_a_run_with_other_settings_is_refused(
         main([*SMOKE, "--ckpt_path", "other.pt"])
     assert "it was trained with num_classes 20, the data have 10" in capsys.readouterr().err
 
+    saved["hyper_parameters"]["num_classes"] = 10
+    saved["run"]["classes"][3] = "drei"
+    torch.save(saved, "other.pt")
+    with pytest.raises(SystemExit):
+        main([*SMOKE, "--ckpt_path", "other.pt"])
+    assert "it was trained with a class 'drei' where the data have '3'" in capsys.readouterr().err
+
     torch.save({"weights": torch.zeros(1)}, "other.pt")
     with pytest.raises(SystemExit):
         main([*SMOKE, "--ckpt_path", "other.pt"])
     assert "other.pt is not a checkpoint of this trainer" in capsys.readouterr().err
     assert [path.name for path in in_tmp.iterdir()] == ["other.pt"]
+
+
+def test_checkpoint_of_another_recipe_is_refused(
+    finished: Path, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the same network with the same settings, on other data."""
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--recipe", "ml-digits-biased-smoke", "--ckpt_path", str(finished / "checkpoints" / "last.ckpt")])
+    assert stop.value.code == 2
+    message = "indeed: error: --ckpt_path: it is of the recipe ml-digits-smoke, not ml-digits-biased-smoke\n"
+    assert capsys.readouterr().err == message
+    assert not list(in_tmp.iterdir())
 
 
 def test_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

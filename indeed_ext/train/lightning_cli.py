@@ -41,8 +41,9 @@ from .trained import About, save_trained
 class IndeedCLI(LightningCLI):
     """``fit`` and ``test`` of :class:`IndeedModule` on any :class:`MultilabelData`."""
 
-    #: Settings of the module in the checkpoint, if one was given.
+    #: Settings of the module in the checkpoint, and what it says of its run, if one was given.
     saved: Mapping[str, Any] = MappingProxyType({})
+    saved_run: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, args: list[str]) -> None:
         # What Lightning says at level INFO, on absent accelerators and on products, is no news to the user.
@@ -54,6 +55,7 @@ class IndeedCLI(LightningCLI):
         warnings.filterwarnings("ignore", message="No positive samples found in target")
         # A recipe may leave out the validation, as the paper does.
         warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+        self.checkpoints = LastCheckpoint()
         super().__init__(
             IndeedModule,
             MultilabelData,
@@ -73,7 +75,7 @@ class IndeedCLI(LightningCLI):
                 "enable_model_summary": False,
                 "num_sanity_val_steps": 0,
                 "log_every_n_steps": 10,
-                "callbacks": LastCheckpoint(),
+                "callbacks": self.checkpoints,
             },
             args=args,
         )
@@ -133,9 +135,12 @@ class IndeedCLI(LightningCLI):
             if self.config.subcommand == "test":
                 fail("--ckpt_path: which checkpoint shall be tested?")
             return
-        self.saved = read_checkpoint(config.ckpt_path)["hyper_parameters"]
+        checkpoint = read_checkpoint(config.ckpt_path)
+        self.saved, self.saved_run = checkpoint["hyper_parameters"], checkpoint["run"]
         if self.config.subcommand == "test":
             self.saved = {**self.saved, "pretrained": False}  # the checkpoint has the weights
+        elif self.saved_run["recipe"] != config.recipe:
+            fail(f"--ckpt_path: it is of the recipe {self.saved_run['recipe']}, not {config.recipe}")
         for key, value in config.model.items():
             saved = self.saved.get(key, value)
             if self.config.subcommand == "fit" and saved != value:
@@ -222,6 +227,11 @@ class IndeedCLI(LightningCLI):
         for key, value in self.saved.items():
             if self.model.hparams.get(key, value) != value:
                 fail(f"--ckpt_path: it was trained with {key} {value}, the data have {self.model.hparams[key]}")
+        classes = list(self.datamodule.class_names)
+        for trained, named in zip(self.saved_run.get("classes", classes), classes, strict=True):
+            if trained != named:
+                fail(f"--ckpt_path: it was trained with a class {trained!r} where the data have {named!r}")
+        self.checkpoints.run = {"recipe": self.config[self.subcommand].recipe, "classes": classes}
         try:
             self.run_folder = new_folder(Path(self.config[self.subcommand].runs_dir), name)
         except OSError as error:

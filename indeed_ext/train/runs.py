@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -18,10 +19,18 @@ class LastCheckpoint(ModelCheckpoint):
     """``checkpoints/last.ckpt`` of the run folder, written after every epoch.
 
     A class of its own, so that a user may add a :class:`ModelCheckpoint` with whatever settings.
+
+    Attributes:
+        run: what every checkpoint, also those of other callbacks, says of the run: its recipe and its classes.
     """
 
     def __init__(self) -> None:
         super().__init__(filename="last", enable_version_counter=False)
+        self.run: dict[str, Any] = {}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add :attr:`run`."""
+        checkpoint["run"] = self.run
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Nothing: a resumed run writes into its own folder and leaves that of the interrupted one alone."""
@@ -47,7 +56,6 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # torch.load raises whatever the bytes provoke
         fail(f"--ckpt_path: torch cannot read {path} as a checkpoint")
-    settings = checkpoint.get("hyper_parameters", {}) if isinstance(checkpoint, dict) else {}
-    if not {"backbone", "method", "num_classes"} <= settings.keys():
+    if not isinstance(checkpoint, dict) or not {"hyper_parameters", "run"} <= checkpoint.keys():
         fail(f"--ckpt_path: {path} is not a checkpoint of this trainer")
     return checkpoint
