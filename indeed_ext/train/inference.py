@@ -100,6 +100,7 @@ def draw_activation(model: Path, pictures: list[Path], output: Path, classes: li
     """
     classifier, about = load_trained(model)
     column = {name: index for index, name in enumerate(about.classes)}
+    thresholds = torch.tensor(about.thresholds)
     for name in classes or ():
         if name not in column:
             raise DataError(f"unknown class {name!r}; the classes are: {', '.join(about.classes)}")
@@ -110,11 +111,17 @@ def draw_activation(model: Path, pictures: list[Path], output: Path, classes: li
         maps, probabilities = class_activation(classifier, image)
         chosen = [column[name] for name in classes or ()]
         if not chosen:
-            present = (probabilities >= torch.tensor(about.thresholds)).nonzero().flatten().tolist()
+            present = (probabilities >= thresholds).nonzero().flatten().tolist()
             chosen = present or [int(probabilities.argmax())]
-        shown = {about.classes[index]: (maps[index], probabilities[index].item()) for index in chosen}
+        called = {True: "present", False: "absent"}
+        shown = {
+            f"{about.classes[index]}: probability {probabilities[index]:.2f}, "
+            f"called {called[bool(probabilities[index] >= thresholds[index])]}"
+            + ("" if maps[index].any() else "\n(no evidence anywhere)"): maps[index]
+            for index in chosen
+        }
         written.append(output / f"{picture.stem}-activation.png")
-        plots.activation_map(image, shown, written[-1])
+        plots.activation_map(image, shown, f"{picture.name}: where it shows evidence for a class", written[-1])
     return written
 
 
