@@ -136,6 +136,7 @@ def test_onnx_gives_the_probabilities(model: Path) -> None:
     from onnx.reference import ReferenceEvaluator
 
     images = torch.rand(3, 3, 32, 40)
+    assert {path.name for path in Path("run").iterdir()} == {"model.safetensors", "model.onnx"}  # weights included
     (found,) = ReferenceEvaluator("run/model.onnx").run(None, {"images": images.numpy()})
     with torch.no_grad():
         expected = load_trained(model)[0](images)

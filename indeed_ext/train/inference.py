@@ -135,7 +135,7 @@ def export(model: Path, kind: str, output: Path) -> None:
         return
     torch.onnx.export(
         classifier, (example,), str(output), dynamo=True, dynamic_shapes=batch, input_names=["images"],
-        output_names=["probabilities"], verbose=False,
+        output_names=["probabilities"], external_data=False, verbose=False,
     )  # fmt: skip
 
 
