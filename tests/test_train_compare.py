@@ -21,7 +21,7 @@ from indeed_ext.train.comparison import MEASURES, show
 RECIPE = ["compare", "--recipe", "ml-digits-biased-smoke", "--output", "out"]
 FIT = [
     "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.max_epochs", "1",
-    "--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "4",
+    "--trainer.limit_val_batches", "2", "--trainer.limit_test_batches", "3",
 ]  # fmt: skip
 
 

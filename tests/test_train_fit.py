@@ -208,7 +208,7 @@ def test_an_earlier_run_is_left_alone_and_the_same_command_gives_the_same_weight
 
 
 def test_another_seed_gives_other_weights(finished: Path, in_tmp: Path) -> None:
-    cli = run([*SMOKE, *QUIET, "--seed_everything", "1", "--trainer.limit_test_batches", "1"])
+    cli = run([*SMOKE, *QUIET, "--seed_everything", "1", "--trainer.limit_test_batches", "2"])
     first, second = (load_file(folder / "model.safetensors") for folder in (finished, cli.run_folder))
     assert not torch.equal(first["classifier.weight"], second["classifier.weight"])
 
@@ -216,7 +216,7 @@ def test_another_seed_gives_other_weights(finished: Path, in_tmp: Path) -> None:
 @pytest.mark.parametrize("step", [3, 6], ids=["within the first epoch", "within the second epoch"])
 def test_resuming_gives_the_weights_of_the_uninterrupted_run(step: int, finished: Path, in_tmp: Path) -> None:
     checkpoint = finished.parents[1] / "steps" / f"step={step}.ckpt"
-    cli = run([*SMOKE, *QUIET, "--ckpt_path", str(checkpoint), "--trainer.limit_test_batches", "1"])
+    cli = run([*SMOKE, *QUIET, "--ckpt_path", str(checkpoint), "--trainer.limit_test_batches", "2"])
     assert cli.trainer.global_step == 8
     assert_same(*(weights_of(folder / "checkpoints" / "last.ckpt") for folder in (finished, cli.run_folder)))
 
@@ -227,8 +227,8 @@ def test_resuming_after_a_whole_epoch_gives_the_weights_of_the_uninterrupted_run
         "--trainer.callbacks.filename", "{epoch}", "--trainer.callbacks.save_top_k", "-1",
     ]  # fmt: skip
     settings = [
-        "--lr_scheduler.step_size", "1", "--trainer.max_epochs", "3", "--trainer.limit_val_batches", "1",
-        "--trainer.limit_test_batches", "1",
+        "--lr_scheduler.step_size", "1", "--trainer.max_epochs", "3", "--trainer.limit_val_batches", "2",
+        "--trainer.limit_test_batches", "2",
     ]  # fmt: skip
     whole = run([*SMOKE, *QUIET, *settings, *epochs]).run_folder
     resumed = run([*SMOKE, *QUIET, *settings, "--ckpt_path", "epochs/epoch=0.ckpt"]).run_folder
@@ -249,14 +249,14 @@ def test_a_test_fetches_no_pretrained_weights(finished: Path, in_tmp: Path) -> N
     saved["hyper_parameters"]["pretrained"] = True  # which simple_cnn would refuse
     torch.save(saved, "pretrained.ckpt")
     arguments = ["test", "--recipe", "ml-digits-smoke", "--ckpt_path", "pretrained.ckpt", *QUIET]
-    cli = run([*arguments, "--trainer.accelerator", "cpu", "--trainer.limit_test_batches", "1"])
+    cli = run([*arguments, "--trainer.accelerator", "cpu", "--trainer.limit_test_batches", "2"])
     in_the_file = load_file(finished / "model.safetensors")  # which sorts the names
     assert_same(dict(sorted(cli.model.plain_state_dict().items())), in_the_file)
 
 
 def test_a_logger_of_the_user_writes_beside_the_run_folder(in_tmp: Path) -> None:
     logger = "lightning.pytorch.loggers.CSVLogger"
-    short = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1"]
+    short = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "2", "--trainer.limit_test_batches", "2"]
     cli = run([*SMOKE, *QUIET, *short, "--trainer.logger", logger, "--trainer.logger.save_dir", "mine"])
     assert {"checkpoints", "config.yaml", "metrics.csv"} <= {path.name for path in cli.run_folder.iterdir()}
     logs = [path.read_text() for path in (cli.run_folder / "metrics.csv", *in_tmp.glob("mine/**/metrics.csv"))]
