@@ -17,7 +17,7 @@ from indeed_ext.train.module import IndeedModule
 CLASSES = 5
 
 
-def images(count: int = 4, size: int = 64) -> torch.Tensor:
+def images(count: int = 4, size: int = 48) -> torch.Tensor:
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
