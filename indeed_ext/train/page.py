@@ -21,9 +21,9 @@ code { background: #f3f3f3; padding: .1rem .3rem; overflow-wrap: anywhere; }
 
 INTRODUCTION = """
 Each method trained the same network on the same data, with one seed or several; the tables give mean ± standard
-deviation over the seeds. <b>baseline</b> is plain binary cross-entropy, <b>l2</b> and <b>minmax</b> are INDeeD with that norm,
-and what follows a colon are options of it: with <b>lam_warmup=0.4</b> the weight of INDeeD's two terms rises from 0
-over the first 40 % of the training.
+deviation over the seeds. <b>baseline</b> is plain binary cross-entropy, <b>l2</b> and <b>minmax</b> are INDeeD with
+that norm, and what follows a colon are options of it: with <b>lam_warmup=0.4</b> the weight of INDeeD's two terms rises
+from 0 over the first 40 % of the training.
 """
 
 MEASURES = """
