@@ -47,20 +47,24 @@ def find_images(folder: Path) -> list[Path]:
 
 @torch.inference_mode()
 def predict(model: Path, folder: Path, output: Path, batch_size: int, workers: int) -> int:
-    """Write a CSV with the labels and the probabilities of every image in ``folder``; returns how many there are."""
+    """Write a CSV with the labels and the probabilities of every image in ``folder``; returns how many there are.
+
+    It is written once all images are read: an earlier one is not lost to an image that cannot be.
+    """
+    if not output.parent.is_dir():
+        raise DataError(f"there is no folder {output.parent} to write {output.name} to")
     classifier, about = load_trained(model)
     paths = find_images(folder)
     loader = DataLoader(Folder(paths, about), batch_size, num_workers=workers)
     thresholds = torch.tensor(about.thresholds)
+    probabilities = torch.cat([classifier(images) for images in loader])
     with output.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "labels", *(f"probability_{name}" for name in about.classes)])
-        names = iter(paths)
-        for images in loader:
-            for row in classifier(images):
-                present = [name for name, yes in zip(about.classes, row >= thresholds, strict=True) if yes]
-                file_name = next(names).relative_to(folder).as_posix()
-                writer.writerow([file_name, ";".join(present), *(f"{value:.4f}" for value in row.tolist())])
+        for path, row in zip(paths, probabilities, strict=True):
+            present = [name for name, yes in zip(about.classes, row >= thresholds, strict=True) if yes]
+            file_name = path.relative_to(folder).as_posix()
+            writer.writerow([file_name, ";".join(present), *(f"{value:.4f}" for value in row.tolist())])
     return len(paths)
 
 
