@@ -25,7 +25,7 @@ class HeldOutComposites(CompositeData):
 
     Args:
         root: folder of the images.
-        test_size: test images, of every class as many; null for all.
+        test_size: so many of the test images, of every class the same share; null for all.
         options: those of every :class:`CompositeData`.
     """
 
