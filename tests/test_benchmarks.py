@@ -76,3 +76,15 @@ def test_eager_competitor_mines_validly(strategy: str, batch: int) -> None:
     labels = cases.make_labels(batch, 20, torch.Generator().manual_seed(0))
     partner = eager.mine_pairs(labels, strategy)
     agreement.require_valid_mining(labels, strategy, {competitors.Key("eager"): partner})
+
+
+@pytest.mark.usefixtures("repository_on_path")
+def test_training_steps_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("lightning")
+    from benchmarks import training_step
+
+    training_step.main(["--recipes", "ml-digits", "--rounds", "2", "--seconds", "1"])
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ml-digits")]
+    assert [row[1] for row in rows] == ["baseline", "l2", "minmax"]
+    assert rows[0][3].startswith("1.00 ")
+    assert all(0.2 < float(row[3].split()[0]) < 5 for row in rows)

@@ -15,12 +15,13 @@ import torch
 pytest.importorskip("lightning")
 
 from indeed_ext.train.cli import main
-from indeed_ext.train.compare import MEASURES, Variant, show
+from indeed_ext.train.compare import Variant
+from indeed_ext.train.comparison import MEASURES, show
 
 RECIPE = ["compare", "--recipe", "ml-digits-biased-smoke", "--output", "out"]
 FIT = [
     "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.max_epochs", "1",
-    "--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "4",
+    "--trainer.limit_val_batches", "2", "--trainer.limit_test_batches", "3",
 ]  # fmt: skip
 
 

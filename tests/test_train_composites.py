@@ -171,8 +171,8 @@ def test_training_shows_training_digits_and_the_test_single_test_digits(digits: 
     cells = images.view(32, 3, 8, 3, 8).permute(0, 1, 3, 2, 4).reshape(-1, 8, 8)
     shown = {cell.contiguous().numpy().tobytes() for cell in cells} - {blank}
     assert shown <= known
-    assert all((present.sum(1) == 1).all() for _, present in digits.test_dataloader())
-    assert sum(len(batch) for batch, _ in digits.test_dataloader()) == 360 * CELLS
+    assert all((present.sum(1) == 1).all() for _, present in digits.test_dataloader()[0])
+    assert sum(len(batch) for batch, _ in digits.test_dataloader()[0]) == 360 * CELLS
 
 
 @pytest.mark.parametrize(

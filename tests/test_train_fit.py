@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from indeed_ext.cli import main as command
 from indeed_ext.train.backbones import create_network
 from indeed_ext.train.cli import main
 from indeed_ext.train.lightning_cli import run
@@ -124,21 +126,23 @@ def test_a_recipe_gives_a_complete_configuration(name: str, in_tmp: Path, capsys
 # --------------------------------------------------------------------------------- fit
 
 
-def test_fit_from_the_command_line(in_tmp: Path) -> None:
-    command = "import sys; from indeed_ext.cli import main; sys.exit(main())"
-    arguments = [*SMOKE, "--model.method", "baseline", "--trainer.max_epochs", "1"]
-    done = subprocess.run([sys.executable, "-c", command, *arguments], capture_output=True, text=True, check=True)
-    assert "Epoch 0: 100%" in done.stdout + done.stderr  # the progress bar
-    assert "warn" not in done.stderr.lower().replace("runtimewarning: indeed_ext works without", "")
+def test_fit_says_how_far_it_is_and_how_good(in_tmp: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("default")
+        warnings.simplefilter("ignore", DeprecationWarning)  # those of libraries among themselves, never shown
+        assert command([*SMOKE, "--model.method", "baseline", "--trainer.max_epochs", "1"]) == 0
+    assert not [str(warning.message) for warning in warned]
+    done = capfd.readouterr()
+    assert "Epoch 0: 100%" in done.out + done.err  # the progress bar
     folder = in_tmp / "runs" / "ml-digits-smoke-baseline-001"
     measures = json.loads((folder / "evaluation.json").read_text())
-    table = [line.split() for line in done.stdout.splitlines() if line.split()[:1] in (["mean"], ["7"])]
+    table = [line.split() for line in done.out.splitlines() if line.split()[:1] in (["mean"], ["7"])]
     assert table == [
         ["7", "324", f"{100 * measures['average_precision']['7']:.2f}", *(cell for cell in table[0][3:])],
         ["mean", *(f"{100 * measures['mAP']:.2f}", f"{measures['mean_diagonal_confidence']:.3f}"),
          f"{measures['mean_off_diagonal_confidence']:.3f}"],
     ]  # fmt: skip
-    assert "runs/ml-digits-smoke-baseline-001" in done.stdout
+    assert "runs/ml-digits-smoke-baseline-001" in done.out
 
 
 def test_run_folder_holds_settings_log_checkpoint_measures_and_picture(finished: Path) -> None:
@@ -204,7 +208,7 @@ def test_an_earlier_run_is_left_alone_and_the_same_command_gives_the_same_weight
 
 
 def test_another_seed_gives_other_weights(finished: Path, in_tmp: Path) -> None:
-    cli = run([*SMOKE, *QUIET, "--seed_everything", "1", "--trainer.limit_test_batches", "1"])
+    cli = run([*SMOKE, *QUIET, "--seed_everything", "1", "--trainer.limit_test_batches", "2"])
     first, second = (load_file(folder / "model.safetensors") for folder in (finished, cli.run_folder))
     assert not torch.equal(first["classifier.weight"], second["classifier.weight"])
 
@@ -212,7 +216,7 @@ def test_another_seed_gives_other_weights(finished: Path, in_tmp: Path) -> None:
 @pytest.mark.parametrize("step", [3, 6], ids=["within the first epoch", "within the second epoch"])
 def test_resuming_gives_the_weights_of_the_uninterrupted_run(step: int, finished: Path, in_tmp: Path) -> None:
     checkpoint = finished.parents[1] / "steps" / f"step={step}.ckpt"
-    cli = run([*SMOKE, *QUIET, "--ckpt_path", str(checkpoint), "--trainer.limit_test_batches", "1"])
+    cli = run([*SMOKE, *QUIET, "--ckpt_path", str(checkpoint), "--trainer.limit_test_batches", "2"])
     assert cli.trainer.global_step == 8
     assert_same(*(weights_of(folder / "checkpoints" / "last.ckpt") for folder in (finished, cli.run_folder)))
 
@@ -222,7 +226,10 @@ def test_resuming_after_a_whole_epoch_gives_the_weights_of_the_uninterrupted_run
         "--trainer.callbacks+", "lightning.pytorch.callbacks.ModelCheckpoint", "--trainer.callbacks.dirpath", "epochs",
         "--trainer.callbacks.filename", "{epoch}", "--trainer.callbacks.save_top_k", "-1",
     ]  # fmt: skip
-    settings = ["--lr_scheduler.step_size", "1", "--trainer.max_epochs", "3", "--trainer.limit_test_batches", "1"]
+    settings = [
+        "--lr_scheduler.step_size", "1", "--trainer.max_epochs", "3", "--trainer.limit_val_batches", "2",
+        "--trainer.limit_test_batches", "2",
+    ]  # fmt: skip
     whole = run([*SMOKE, *QUIET, *settings, *epochs]).run_folder
     resumed = run([*SMOKE, *QUIET, *settings, "--ckpt_path", "epochs/epoch=0.ckpt"]).run_folder
     assert_same(*(weights_of(folder / "checkpoints" / "last.ckpt") for folder in (whole, resumed)))
@@ -242,14 +249,14 @@ def test_a_test_fetches_no_pretrained_weights(finished: Path, in_tmp: Path) -> N
     saved["hyper_parameters"]["pretrained"] = True  # which simple_cnn would refuse
     torch.save(saved, "pretrained.ckpt")
     arguments = ["test", "--recipe", "ml-digits-smoke", "--ckpt_path", "pretrained.ckpt", *QUIET]
-    cli = run([*arguments, "--trainer.accelerator", "cpu", "--trainer.limit_test_batches", "1"])
+    cli = run([*arguments, "--trainer.accelerator", "cpu", "--trainer.limit_test_batches", "2"])
     in_the_file = load_file(finished / "model.safetensors")  # which sorts the names
     assert_same(dict(sorted(cli.model.plain_state_dict().items())), in_the_file)
 
 
 def test_a_logger_of_the_user_writes_beside_the_run_folder(in_tmp: Path) -> None:
     logger = "lightning.pytorch.loggers.CSVLogger"
-    short = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1"]
+    short = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "2", "--trainer.limit_test_batches", "2"]
     cli = run([*SMOKE, *QUIET, *short, "--trainer.logger", logger, "--trainer.logger.save_dir", "mine"])
     assert {"checkpoints", "config.yaml", "metrics.csv"} <= {path.name for path in cli.run_folder.iterdir()}
     logs = [path.read_text() for path in (cli.run_folder / "metrics.csv", *in_tmp.glob("mine/**/metrics.csv"))]
@@ -316,11 +323,30 @@ def test_checkpoint_of_a_run_with_other_settings_is_refused(
         main([*SMOKE, "--ckpt_path", "other.pt"])
     assert "it was trained with num_classes 20, the data have 10" in capsys.readouterr().err
 
+    saved["hyper_parameters"]["num_classes"] = 10
+    saved["run"]["classes"][3] = "drei"
+    torch.save(saved, "other.pt")
+    with pytest.raises(SystemExit):
+        main([*SMOKE, "--ckpt_path", "other.pt"])
+    assert "it was trained with a class 'drei' where the data have '3'" in capsys.readouterr().err
+
     torch.save({"weights": torch.zeros(1)}, "other.pt")
     with pytest.raises(SystemExit):
         main([*SMOKE, "--ckpt_path", "other.pt"])
     assert "other.pt is not a checkpoint of this trainer" in capsys.readouterr().err
     assert [path.name for path in in_tmp.iterdir()] == ["other.pt"]
+
+
+def test_checkpoint_of_another_recipe_is_refused(
+    finished: Path, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the same network with the same settings, on other data."""
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--recipe", "ml-digits-biased-smoke", "--ckpt_path", str(finished / "checkpoints" / "last.ckpt")])
+    assert stop.value.code == 2
+    message = "indeed: error: --ckpt_path: it is of the recipe ml-digits-smoke, not ml-digits-biased-smoke\n"
+    assert capsys.readouterr().err == message
+    assert not list(in_tmp.iterdir())
 
 
 def test_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

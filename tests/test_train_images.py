@@ -14,12 +14,13 @@ pytest.importorskip("lightning")
 import trees
 from safetensors.torch import save_file
 
-from indeed_ext.train.data.base import DataError, MultilabelData
+from indeed_ext.train.data.base import MultilabelData
 from indeed_ext.train.data.coco import CocoData
 from indeed_ext.train.data.features import FeaturesData
 from indeed_ext.train.data.images import Listing
 from indeed_ext.train.data.table import CsvData
 from indeed_ext.train.data.voc import CLASS_NAMES, VocData
+from indeed_ext.train.errors import DataError
 
 SMALL = {"image_size": 24, "batch_size": 2, "workers": 0}
 TRAINVAL = [("1", ["dog"]), ("2", ["dog", "cat"]), ("3", ["person", "person"]), ("4", ["car", "bus?"])]
@@ -114,7 +115,7 @@ def test_images_are_normalised_by_channel(tmp_path: Path) -> None:
     path = str(tmp_path / "train.csv")
     mean, std = (0.5, 0.25, 0.0), (0.5, 1.0, 2.0)
     data = CsvData(path, path, holdout=0, mean=mean, std=std, **SMALL)
-    images, labels = next(iter(data.test_dataloader()))
+    images, labels = next(iter(data.test_dataloader()[0]))
     seen, _ = data.on_after_batch_transfer((images, labels), 0)
     for channel in range(3):
         expected = (images[:, channel] / 255 - mean[channel]) / std[channel]
@@ -127,7 +128,7 @@ def test_features_of_both_formats(tmp_path: Path) -> None:
     save_file({name: torch.from_numpy(value) for name, value in arrays.items()}, tmp_path / "test.safetensors")
     data = FeaturesData(str(tmp_path / "train.npz"), str(tmp_path / "test.safetensors"), batch_size=8)
     assert (data.in_channels, data.class_names) == (6, ("0", "1", "2", "3"))
-    features, labels = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
+    features, labels = data.on_after_batch_transfer(next(iter(data.test_dataloader()[0])), 0)
     assert torch.equal(features, torch.from_numpy(arrays["features"][:8]))
     assert torch.equal(labels, torch.from_numpy(arrays["labels"][:8]).bool())
 
@@ -195,7 +196,7 @@ def features_of(**arrays: np.ndarray) -> Callable[[Path], MultilabelData]:
         (csv_of("file,labels\n1.png,a;;b\n"), "train.csv, line 2: an empty label in 'a;;b'"),
         (csv_of("file,labels\n1.png,a\n\n3.png,a\n"), "train.csv, line 4: there is no image .*3.png"),
         (csv_of("file,labels\n1.png,a\n2.png,z\n", classes=["a"]), "line 3: unknown class 'z'; the classes are: a"),
-        (csv_of("file,labels\n1.png,a\n"), "batch_size: 2 is more than the 1 training images"),
+        (csv_of("file,labels\n1.png,a\n"), "batch_size: 2 is more than the 1 training samples"),
         (features_of(features=np.ones((4, 3))), "expected the arrays features and labels"),
         (features_of(features=-np.ones((4, 3)), labels=np.ones((4, 2))), "features must be finite, non-negative"),
         (features_of(features=np.ones((4, 3)), labels=2 * np.ones((4, 2))), "labels must be 0 or 1"),

@@ -22,7 +22,7 @@ from indeed_ext.train.inference import class_activation
 from indeed_ext.train.trained import About, Classifier, load_image, load_trained, save_trained
 
 NAMES = ["ant", "bee", "cat"]
-ABOUT = About("resnet10t", NAMES, 3, [32, 40], [0.5, 0.4, 0.3], [0.2, 0.3, 0.4], [0.2, 0.99, 0.5])
+ABOUT = About("test_resnet", NAMES, 3, [32, 40], [0.5, 0.4, 0.3], [0.2, 0.3, 0.4], [0.2, 0.99, 0.5])
 
 
 @pytest.fixture
@@ -136,10 +136,19 @@ def test_onnx_gives_the_probabilities(model: Path) -> None:
     from onnx.reference import ReferenceEvaluator
 
     images = torch.rand(3, 3, 32, 40)
+    assert {path.name for path in Path("run").iterdir()} == {"model.safetensors", "model.onnx"}  # weights included
     (found,) = ReferenceEvaluator("run/model.onnx").run(None, {"images": images.numpy()})
     with torch.no_grad():
         expected = load_trained(model)[0](images)
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_an_earlier_table_is_not_lost_to_a_broken_image(model: Path) -> None:
+    Path("images/z.png").write_bytes(b"no picture")
+    Path("labels.csv").write_text("mine")
+    with pytest.raises(SystemExit):
+        main(["predict", "run", "images", "--batch_size", "1"])
+    assert Path("labels.csv").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -151,7 +160,7 @@ def test_onnx_gives_the_probabilities(model: Path) -> None:
         (["predict", "run", "run"], "there are no images in run"),
         (["predict", "run", "broken"], "cannot read the image broken/x.png"),
         (["predict", "run", "broken", "--workers", "1"], "cannot read the image broken/x.png"),
-        (["predict", "run", "images", "--output", "gone/labels.csv"], "gone/labels.csv: No such file"),
+        (["predict", "run", "images", "--output", "gone/labels.csv"], "there is no folder gone to write labels.csv to"),
         (["cam", "run", "images/gone.png"], "there is no image images/gone.png"),
         (["cam", "run", "images/b.png", "--classes", "dog"], "unknown class 'dog'; the classes are: ant, bee, cat"),
     ],

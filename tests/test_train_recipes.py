@@ -131,14 +131,17 @@ def test_resuming_gives_the_weights_of_the_uninterrupted_run(monkeypatch: pytest
 
 
 def test_averaged_weights_clipping_precision_and_tensorboard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Lightning brings, by the options that the README names."""
+    """What Lightning brings, by the options that the README names.
+
+    (Of the limits to batches, 1 would be all of them: the command line makes it the float that means a share.)
+    """
     weights = []
     for extra in ([], ["--trainer.callbacks+", "EMAWeightAveraging", "--trainer.callbacks.decay", "0.5"]):
         cli = run(
             ["fit", "--recipe", "ml-digits-smoke", *CPU, "--trainer.gradient_clip_val", "0.1", "--trainer.precision",
              "bf16-mixed", "--trainer.logger", "TensorBoardLogger", "--trainer.logger.save_dir", "tb", *extra,
-             "--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1", "--trainer.max_epochs", "1",
-             "--data.batch_size", "8", "--data.epoch_size", "32"]
+             "--trainer.limit_val_batches", "2", "--trainer.limit_test_batches", "2", "--trainer.max_epochs", "1",
+             "--data.batch_size", "4", "--data.epoch_size", "8"]
         )  # fmt: skip
         weights.append(load_file(cli.run_folder / "model.safetensors"))
     assert cli.trainer.gradient_clip_val == 0.1

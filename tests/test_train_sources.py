@@ -14,10 +14,10 @@ pytest.importorskip("lightning")
 import trees
 from torchvision import datasets
 
-from indeed_ext.train.data.base import DataError
 from indeed_ext.train.data.composites import CompositeData, augment_images, draw_classes
 from indeed_ext.train.data.digits import DigitsData
 from indeed_ext.train.data.single_label import Cifar10Data, FolderData, MnistData
+from indeed_ext.train.errors import DataError
 
 COUNT = 20_000
 

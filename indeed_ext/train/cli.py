@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 
+from .errors import fail
 from .recipes import recipe_names, recipe_summary
 
 USAGE = """\
@@ -43,5 +44,4 @@ def main(argv: list[str] | None = None) -> None:
     elif command in (None, "-h", "--help"):
         print(USAGE)
     else:
-        print(f"indeed: error: unknown command {command!r}; see indeed fit --help", file=sys.stderr)
-        raise SystemExit(2)
+        fail(f"unknown command {command!r}; see indeed --help")

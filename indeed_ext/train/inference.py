@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import sys
 from pathlib import Path
 
 import torch
@@ -12,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from . import plots
-from .data.base import DataError, normalise
-from .data.reading import SUFFIXES
+from .data.reading import SUFFIXES, normalise
+from .errors import DataError, fail, fail_on
 from .trained import About, Classifier, load_image, load_trained
 
 FORMATS = {"torch.export": ".pt2", "onnx": ".onnx"}
@@ -48,20 +47,24 @@ def find_images(folder: Path) -> list[Path]:
 
 @torch.inference_mode()
 def predict(model: Path, folder: Path, output: Path, batch_size: int, workers: int) -> int:
-    """Write a CSV with the labels and the probabilities of every image in ``folder``; returns how many there are."""
+    """Write a CSV with the labels and the probabilities of every image in ``folder``; returns how many there are.
+
+    It is written once all images are read: an earlier one is not lost to an image that cannot be.
+    """
+    if not output.parent.is_dir():
+        raise DataError(f"there is no folder {output.parent} to write {output.name} to")
     classifier, about = load_trained(model)
     paths = find_images(folder)
     loader = DataLoader(Folder(paths, about), batch_size, num_workers=workers)
     thresholds = torch.tensor(about.thresholds)
+    probabilities = torch.cat([classifier(images) for images in loader])
     with output.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "labels", *(f"probability_{name}" for name in about.classes)])
-        names = iter(paths)
-        for images in loader:
-            for row in classifier(images):
-                present = [name for name, yes in zip(about.classes, row >= thresholds, strict=True) if yes]
-                file_name = next(names).relative_to(folder).as_posix()
-                writer.writerow([file_name, ";".join(present), *(f"{value:.4f}" for value in row.tolist())])
+        for path, row in zip(paths, probabilities, strict=True):
+            present = [name for name, yes in zip(about.classes, row >= thresholds, strict=True) if yes]
+            file_name = path.relative_to(folder).as_posix()
+            writer.writerow([file_name, ";".join(present), *(f"{value:.4f}" for value in row.tolist())])
     return len(paths)
 
 
@@ -101,6 +104,7 @@ def draw_activation(model: Path, pictures: list[Path], output: Path, classes: li
     """
     classifier, about = load_trained(model)
     column = {name: index for index, name in enumerate(about.classes)}
+    thresholds = torch.tensor(about.thresholds)
     for name in classes or ():
         if name not in column:
             raise DataError(f"unknown class {name!r}; the classes are: {', '.join(about.classes)}")
@@ -111,11 +115,17 @@ def draw_activation(model: Path, pictures: list[Path], output: Path, classes: li
         maps, probabilities = class_activation(classifier, image)
         chosen = [column[name] for name in classes or ()]
         if not chosen:
-            present = (probabilities >= torch.tensor(about.thresholds)).nonzero().flatten().tolist()
+            present = (probabilities >= thresholds).nonzero().flatten().tolist()
             chosen = present or [int(probabilities.argmax())]
-        shown = {about.classes[index]: (maps[index], probabilities[index].item()) for index in chosen}
+        called = {True: "present", False: "absent"}
+        shown = {
+            f"{about.classes[index]}: probability {probabilities[index]:.2f}, "
+            f"called {called[bool(probabilities[index] >= thresholds[index])]}"
+            + ("" if maps[index].any() else "\n(no evidence anywhere)"): maps[index]
+            for index in chosen
+        }
         written.append(output / f"{picture.stem}-activation.png")
-        plots.activation_map(image, shown, written[-1])
+        plots.activation_map(image, shown, f"{picture.name}: where it shows evidence for a class", written[-1])
     return written
 
 
@@ -129,7 +139,7 @@ def export(model: Path, kind: str, output: Path) -> None:
         return
     torch.onnx.export(
         classifier, (example,), str(output), dynamo=True, dynamic_shapes=batch, input_names=["images"],
-        output_names=["probabilities"], verbose=False,
+        output_names=["probabilities"], external_data=False, verbose=False,
     )  # fmt: skip
 
 
@@ -138,17 +148,11 @@ def main(argv: list[str]) -> None:
     try:
         _run(_parser().parse_args(argv))
     except ModuleNotFoundError as error:
-        _fail(f"{error.name} is not installed; ONNX needs pip install 'indeed_ext[onnx]'")
+        fail(f"{error.name} is not installed; ONNX needs pip install 'indeed_ext[onnx]'")
     except DataError as error:
-        # A worker process hands its error on as a traceback, of which the last line is the message.
-        _fail(str(error).strip().rpartition("\n")[2].rpartition("DataError: ")[2])
+        fail_on(error)
     except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}")
-
-
-def _fail(message: str) -> None:
-    print(f"indeed: error: {message}", file=sys.stderr)
-    raise SystemExit(2)
+        fail(f"{error.filename}: {error.strerror}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import logging
-import re
-import sys
 import warnings
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from . import plots
 from .bias import write_bias
-from .data.base import DataError, MultilabelData
+from .data.base import MultilabelData
 
 # Imported so that --data knows them by their names.
 from .data.coco import CocoData  # noqa: F401
@@ -36,76 +28,22 @@ from .data.features import FeaturesData  # noqa: F401
 from .data.single_label import Cifar10Data, FolderData, MnistData  # noqa: F401
 from .data.table import CsvData  # noqa: F401
 from .data.voc import VocData  # noqa: F401
+from .errors import DataError, fail, fail_on
 from .evaluation import Report
 from .module import IndeedModule
+from .parser import FIT_DESCRIPTION, TEST_DESCRIPTION, ArgumentParser, HelpFormatter
 from .recipes import recipe_files, recipe_names
+from .runs import LastCheckpoint, new_folder, read_checkpoint
 from .schedules import OneCycle
 from .trained import About, save_trained
-
-FIT_DESCRIPTION = """\
-Train a network, then evaluate it. Start from a recipe and override what you like:
-
-  indeed recipes                     lists the recipes
-  indeed fit --recipe ml-digits
-  indeed fit --recipe ml-digits --model.method baseline --trainer.max_epochs 5
-  indeed fit --recipe ml-digits --ckpt_path runs/ml-digits-minmax-001/checkpoints/last.ckpt      (resume)
-  indeed fit --data.help DigitsData  explains the options of a kind of data
-
-The run folder then holds the settings (config.yaml), the training log (metrics.csv), the checkpoint, the plain
-network's weights (model.safetensors), and of the test images the measures (evaluation.json, evaluation.csv),
-the confidence map (confidence_map.png) and the report on contextual bias (contextual_bias.csv).
-
-  --trainer.precision bf16-mixed          mixed precision
-  --trainer.gradient_clip_val 1.0         gradient clipping
-  --trainer.callbacks+ EMAWeightAveraging    the moving average of the weights is evaluated and saved
-  --trainer.logger TensorBoardLogger --trainer.logger.save_dir tb"""
-
-TEST_DESCRIPTION = """\
-Evaluate a checkpoint on the test images of a recipe:
-
-  indeed test --recipe ml-digits --ckpt_path runs/ml-digits-minmax-001/checkpoints/last.ckpt"""
-
-
-class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """jsonargparse's help, with the line breaks of the descriptions above."""
-
-
-class ArgumentParser(LightningArgumentParser):
-    """A parser that reports what is wrong in one line."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print ``message`` as one line and exit with status 2."""
-        if not self.exit_on_error:  # an inner parser, whose caller handles it
-            super().error(message, ex)
-        # Of "matches none of these types, for these reasons, given this value" the reasons are of use.
-        wrapped = r"Does not validate .*?Errors:\s*- (.*?)(\s*- Expected a <class 'NoneType'>)?\s*Given value type:.*"
-        fail(re.sub(wrapped, r"\1", message, flags=re.DOTALL))
-
-
-def fail(message: object) -> NoReturn:
-    """Print one line to stderr and exit with status 2."""
-    print(f"indeed: error: {' '.join(str(message).split())}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-class LastCheckpoint(ModelCheckpoint):
-    """``checkpoints/last.ckpt`` of the run folder, written after every epoch.
-
-    A class of its own, so that a user may add a :class:`ModelCheckpoint` with whatever settings.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(filename="last", enable_version_counter=False)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing: a resumed run writes into its own folder and leaves that of the interrupted one alone."""
 
 
 class IndeedCLI(LightningCLI):
     """``fit`` and ``test`` of :class:`IndeedModule` on any :class:`MultilabelData`."""
 
-    #: Settings of the module in the checkpoint, if one was given.
+    #: Settings of the module in the checkpoint, and what it says of its run, if one was given.
     saved: Mapping[str, Any] = MappingProxyType({})
+    saved_run: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, args: list[str]) -> None:
         # What Lightning says at level INFO, on absent accelerators and on products, is no news to the user.
@@ -117,6 +55,7 @@ class IndeedCLI(LightningCLI):
         warnings.filterwarnings("ignore", message="No positive samples found in target")
         # A recipe may leave out the validation, as the paper does.
         warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+        self.checkpoints = LastCheckpoint()
         super().__init__(
             IndeedModule,
             MultilabelData,
@@ -136,7 +75,7 @@ class IndeedCLI(LightningCLI):
                 "enable_model_summary": False,
                 "num_sanity_val_steps": 0,
                 "log_every_n_steps": 10,
-                "callbacks": LastCheckpoint(),
+                "callbacks": self.checkpoints,
             },
             args=args,
         )
@@ -196,9 +135,12 @@ class IndeedCLI(LightningCLI):
             if self.config.subcommand == "test":
                 fail("--ckpt_path: which checkpoint shall be tested?")
             return
-        self.saved = read_checkpoint(config.ckpt_path)["hyper_parameters"]
+        checkpoint = read_checkpoint(config.ckpt_path)
+        self.saved, self.saved_run = checkpoint["hyper_parameters"], checkpoint["run"]
         if self.config.subcommand == "test":
             self.saved = {**self.saved, "pretrained": False}  # the checkpoint has the weights
+        elif self.saved_run["recipe"] != config.recipe:
+            fail(f"--ckpt_path: it is of the recipe {self.saved_run['recipe']}, not {config.recipe}")
         for key, value in config.model.items():
             saved = self.saved.get(key, value)
             if self.config.subcommand == "fit" and saved != value:
@@ -285,38 +227,17 @@ class IndeedCLI(LightningCLI):
         for key, value in self.saved.items():
             if self.model.hparams.get(key, value) != value:
                 fail(f"--ckpt_path: it was trained with {key} {value}, the data have {self.model.hparams[key]}")
+        classes = list(self.datamodule.class_names)
+        for trained, named in zip(self.saved_run.get("classes", classes), classes, strict=True):
+            if trained != named:
+                fail(f"--ckpt_path: it was trained with a class {trained!r} where the data have {named!r}")
+        self.checkpoints.run = {"recipe": self.config[self.subcommand].recipe, "classes": classes}
         try:
             self.run_folder = new_folder(Path(self.config[self.subcommand].runs_dir), name)
         except OSError as error:
             fail(f"--runs_dir: {error}")
         if not self.trainer.fast_dev_run:
             self.trainer.loggers = [CSVLogger(self.run_folder, name="", version=""), *self.trainer.loggers]
-
-
-def new_folder(parent: Path, name: str) -> Path:
-    """Make ``parent/name-001``, or the next number that is free; only the first process of a run makes it."""
-    for number in itertools.count(1):
-        folder = parent / f"{name}-{number:03d}"
-        if rank_zero_only.rank != 0:
-            break
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(parents=True)
-            break
-    return folder
-
-
-def read_checkpoint(path: str) -> dict[str, Any]:
-    """The checkpoint at ``path``, or one line on what is wrong with it."""
-    if not Path(path).is_file():
-        fail(f"--ckpt_path: there is no file {path}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch.load raises whatever the bytes provoke
-        fail(f"--ckpt_path: torch cannot read {path} as a checkpoint")
-    settings = checkpoint.get("hyper_parameters", {}) if isinstance(checkpoint, dict) else {}
-    if not {"backbone", "method", "num_classes"} <= settings.keys():
-        fail(f"--ckpt_path: {path} is not a checkpoint of this trainer")
-    return checkpoint
 
 
 def run(argv: list[str]) -> IndeedCLI:
@@ -341,5 +262,4 @@ def run(argv: list[str]) -> IndeedCLI:
     try:
         return IndeedCLI([subcommand, *first, *rest])
     except DataError as error:
-        # A worker process hands its error on as a traceback, of which the last line is the message.
-        fail(str(error).strip().rpartition("\n")[2].rpartition("DataError: ")[2])
+        fail_on(error)

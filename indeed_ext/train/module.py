@@ -134,8 +134,7 @@ class IndeedModule(LightningModule):
     def on_test_epoch_start(self) -> None:
         """Forget scores of an earlier test; those of this one stay for :meth:`Evaluation.report`."""
         loaders = self.trainer.test_dataloaders
-        count = len(loaders) if isinstance(loaders, list) else 1
-        self.tests = nn.ModuleList(Evaluation(self.hparams.num_classes) for _ in range(count)).to(self.device)
+        self.tests = nn.ModuleList(Evaluation(self.hparams.num_classes) for _ in loaders).to(self.device)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Collect the scores of a batch of a test set."""

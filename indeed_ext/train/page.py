@@ -12,6 +12,7 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; margin: 1rem 0; }
 th, td { padding: .35rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }
+td { white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 img { max-width: 100%; }
 figure { margin: 1.5rem 0; } figcaption { color: #555; }
@@ -19,9 +20,10 @@ code { background: #f3f3f3; padding: .1rem .3rem; overflow-wrap: anywhere; }
 """
 
 INTRODUCTION = """
-Each method trained the same network on the same data with several seeds; the tables give mean ± standard deviation
-over the seeds. <b>baseline</b> is plain binary cross-entropy, <b>l2</b> and <b>minmax</b> are INDeeD with that norm,
-and what follows a colon are options of it.
+Each method trained the same network on the same data, with one seed or several; the tables give mean ± standard
+deviation over the seeds. <b>baseline</b> is plain binary cross-entropy, <b>l2</b> and <b>minmax</b> are INDeeD with
+that norm, and what follows a colon are options of it: with <b>lam_warmup=0.4</b> the weight of INDeeD's two terms rises
+from 0 over the first 40 % of the training.
 """
 
 MEASURES = """
@@ -30,6 +32,13 @@ an image shows; <b>in the others</b>: of those it does not show, the lower the b
 that often stands beside another in the training images: a network free of contextual bias finds a class as well
 without its companion as with it, and expects nothing where only the companion is.
 """
+
+
+#: What the names of test sets stand for.
+TESTS = {
+    "single": "Each of these images shows one class, without the company it had in training.",
+    "entire": "All test images, of one class or several; composites show any classes, whatever company they had.",
+}
 
 
 class Section(NamedTuple):
@@ -70,6 +79,7 @@ def _section(section: Section) -> str:
     bars = "The measures by method; a bar is the mean over the seeds, a whisker one standard deviation."
     maps = "Confidence maps, means over the seeds. Row: a class that the image shows; column: the predicted class."
     return f"""<h2>Test images: {escape(section.test)}</h2>
+<p>{TESTS.get(section.test, "")}</p>
 <table>
 <tr>{head}</tr>
 {rows}</table>

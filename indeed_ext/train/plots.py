@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from torch import Tensor
@@ -23,11 +25,11 @@ def confidence_map(confidence: Tensor, class_names: Sequence[str], title: str, p
         confidence: ``[C, C]`` mean predicted probability: row the true class, column the predicted one.
     """
     side = _map_side(class_names)
-    figure = Figure(figsize=(side + 1.6, side + 1.2), dpi=150)
+    figure = Figure(figsize=(side + 1.6, side + 1.2), dpi=100, layout="compressed")
     axes = figure.add_subplot()
     image = _draw_map(axes, confidence, class_names, title)
     figure.colorbar(image, ax=axes, label="mean predicted probability", fraction=0.046, pad=0.03)
-    figure.savefig(path, bbox_inches="tight")
+    figure.savefig(path)
 
 
 def confidence_maps(maps: Mapping[str, Tensor], class_names: Sequence[str], path: Path) -> None:
@@ -63,32 +65,34 @@ def measure_bars(series: Mapping[str, Mapping[str, tuple[float, float]]], title:
         means = [mean for mean, _ in by_method.values() if not math.isnan(mean)]
         spread = max(means) - min(means)
         if "%" in heading:  # differences are small beside the values: the axis need not begin at 0
-            axes.set_ylim(max(0, min(means) - spread - 1), min(101, max(means) + 0.5 * spread + 1))
+            axes.set_ylim(max(0, min(means) - spread - 1), min(100, max(means) + 0.5 * spread + 1))
             axes.set_title("the axis does not begin at 0", fontsize=8)
     figure.suptitle(f"{title}\nbar: mean over the seeds, whisker: standard deviation", fontsize=11)
     figure.savefig(path)
 
 
-def activation_map(image: Tensor, maps: Mapping[str, tuple[Tensor, float]], path: Path) -> None:
-    """Draw an image and over it the activation map of every class, as in Figure 5, to ``path``.
+def activation_map(image: Tensor, maps: Mapping[str, Tensor], title: str, path: Path) -> None:
+    """Draw an image and beside it, for every class, where it shows evidence, as in Figure 5, to ``path``.
 
     Args:
         image: ``[3 or 1, H, W]`` in [0, 1].
-        maps: by class, the map ``[H, W]`` in [0, 1] and the predicted probability.
+        maps: by the heading of its panel, the map ``[H, W]`` in [0, 1] of a class.
     """
-    figure = Figure(figsize=(3.2 * (len(maps) + 1) + 0.6, 3.6), dpi=120, layout="constrained")
+    figure = Figure(figsize=(3.4 * (len(maps) + 1) + 0.8, 4.4), dpi=120, layout="constrained")
     panels = figure.subplots(1, len(maps) + 1, squeeze=False)[0]
     picture = image.permute(1, 2, 0).numpy()
     for axes in panels:
         axes.imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=1)
-        axes.set_xticks([])
-        axes.set_yticks([])
-    panels[0].set_title("image", fontsize=10)
-    for axes, (name, (values, probability)) in zip(panels[1:], maps.items(), strict=True):
-        overlay = axes.imshow(values.numpy(), cmap="jet", alpha=0.45, vmin=0, vmax=1)
-        axes.set_title(f"{name}, probability {probability:.2f}", fontsize=10)
-    if maps:
-        figure.colorbar(overlay, ax=panels, label="evidence for the class (1: most)", fraction=0.02)
+        axes.tick_params(labelsize=7)
+        axes.set_xlabel("pixels", fontsize=8)
+    panels[0].set_title("what the network sees", fontsize=10)
+    scale = ScalarMappable(Normalize(0, 1), "inferno")
+    for axes, (heading, values) in zip(panels[1:], maps.items(), strict=True):
+        # The picture stays visible where there is no evidence.
+        axes.imshow(values.numpy(), cmap=scale.cmap, norm=scale.norm, alpha=0.75 * values.numpy())
+        axes.set_title(heading, fontsize=10)
+    figure.colorbar(scale, ax=panels, label="evidence for the class, 1 where it is strongest", fraction=0.02)
+    figure.suptitle(title, fontsize=11)
     figure.savefig(path)
 
 
@@ -109,5 +113,6 @@ def _draw_map(axes: Axes, confidence: Tensor, class_names: Sequence[str], title:
     if count <= NUMBERED_CLASSES:
         for (row, column), value in np.ndenumerate(values):
             colour = "black" if value > 0.6 else "white"
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+            # Inside the axes whatever the layout, which need not measure hundreds of numbers.
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour, in_layout=False)
     return image

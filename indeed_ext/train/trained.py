@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from .backbones import create_network, pooled_features
-from .data.base import DataError, normalise
-from .data.reading import read_image
+from .data.reading import normalise, read_image
+from .errors import DataError
 
 
 @dataclass(frozen=True)

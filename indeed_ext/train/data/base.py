@@ -9,12 +9,10 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from .reading import normalise
+
 #: One batch as the network sees it: images [B, channels, H, W] float32, labels [B, C] bool.
 Batch = tuple[Tensor, Tensor]
-
-
-class DataError(ValueError):
-    """Something is wrong with the user's data; the message says what and where, in one line."""
 
 
 class MultilabelData(LightningDataModule, ABC):
@@ -23,6 +21,8 @@ class MultilabelData(LightningDataModule, ABC):
     Attributes:
         class_names: the C names, in the order of the label columns.
         in_channels: channels of an image.
+        batch_size: images in a training step.
+        seed: what seed_everything or torch.manual_seed set.
         tests: names of the test sets, one for each loader of ``test_dataloader``; the first is the one that counts.
         mean, std: of the channels, once an image is in [0, 1]; the network sees (image - mean) / std.
     """
@@ -32,6 +32,12 @@ class MultilabelData(LightningDataModule, ABC):
     tests: tuple[str, ...] = ("test",)
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+
+    def __init__(self, batch_size: int) -> None:
+        super().__init__()
+        check_at_least("batch_size", batch_size, 1)
+        self.batch_size = batch_size
+        self.seed = torch.initial_seed()
 
     @abstractmethod
     def setup(self, stage: str) -> None:
@@ -57,12 +63,10 @@ class MultilabelData(LightningDataModule, ABC):
         return normalise(images.to(torch.float32) / 255, self.mean, self.std), labels
 
 
-def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """``(images - mean) / std`` by channel, of images ``[B, channels, H, W]`` in [0, 1]."""
-    if all(value == 0 for value in mean) and all(value == 1 for value in std):
-        return images
-    shift, scale = (images.new_tensor(values)[:, None, None] for values in (mean, std))
-    return (images - shift) / scale
+def check_at_least(name: str, value: int, least: int) -> None:
+    """ValueError if ``value`` is below ``least``."""
+    if value < least:
+        raise ValueError(f"{name}: expected at least {least}, got {value}")
 
 
 def check_tests(tests: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:

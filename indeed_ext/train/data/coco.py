@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 from pathlib import Path
+from typing import Any
 
-from .base import DataError
-from .images import ImageData, Listing, Test, hold_out, make_listing
+from ..errors import DataError
+from .images import ImageData, Listing, make_listing
 
 
 class CocoData(ImageData):
@@ -17,17 +18,11 @@ class CocoData(ImageData):
 
     Args:
         root: folder that the other paths begin in.
-        train_images, test_images: folders of the images.
-        train_annotations, test_annotations: their instances files; COCO's test labels being secret, its
-            validation part serves as the test.
-        image_size: side of the square to which images are scaled.
-        batch_size: images in a training step.
-        workers: processes that read images; 0 reads in the training process.
-        augment: random crops, flips, RandAugment and Cutout on the training images.
-        tests: entire (all test images), single (those with one label), or both; the first one counts.
-        holdout: share of the training images kept for validation; 0 for none.
-        split_seed: which ones; keep it to compare runs.
-        mean, std: by channel, of images in [0, 1]; ImageNet's unless given.
+        train_images: folder of the training images.
+        train_annotations: their instances file.
+        test_images: folder of the test images; COCO's test labels being secret, its validation part.
+        test_annotations: their instances file.
+        options: those of every :class:`ImageData`.
     """
 
     def __init__(
@@ -37,24 +32,15 @@ class CocoData(ImageData):
         train_annotations: str = "annotations/instances_train2014.json",
         test_images: str = "val2014",
         test_annotations: str = "annotations/instances_val2014.json",
-        image_size: int = 448,
-        batch_size: int = 64,
-        workers: int = 4,
-        augment: bool = True,
-        tests: list[Test] | None = None,
-        holdout: float = 0.1,
-        split_seed: int = 0,
-        mean: tuple[float, float, float] | None = None,
-        std: tuple[float, float, float] | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(image_size, batch_size, workers, augment, tests, mean, std)
+        super().__init__(**options)
         folder = Path(root)
         names, train = read_instances(folder / train_annotations, folder / train_images)
         test_names, test = read_instances(folder / test_annotations, folder / test_images)
         if names != test_names:
             raise DataError(f"{folder / test_annotations}: its classes are not those of {train_annotations}")
-        train, validation = hold_out(train.with_labels(1), holdout, split_seed)
-        self.use(names, train, validation, test)
+        self.use(names, train.with_labels(1), test)
 
 
 def read_instances(annotations: Path, images: Path) -> tuple[tuple[str, ...], Listing]:

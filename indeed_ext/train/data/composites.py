@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from .base import Batch, DataError, MultilabelData, check_tests
+from ..errors import DataError
+from .base import Batch, MultilabelData, check_tests
 
 Test = Literal["single", "entire"]
 
@@ -181,25 +182,33 @@ class CompositeData(MultilabelData):
 
     Subclasses set ``class_names`` and ``in_channels`` and give the pools: :meth:`load_pools`. No source image is in
     two of them.
+
+    Args:
+        objects: N, objects on a training canvas, all of different classes.
+        epoch_size: composites drawn for an epoch.
+        batch_size: composites in a training step.
+        split_seed: which images are held out; keep it to compare runs.
+        together: probability with which the classes 2k and 2k+1 occur together in training; null: as chance has it.
+        tests: single (one object at a time), entire (N objects, chosen uniformly), or both; the first one counts.
+        augment: RandAugment and Cutout on the training images.
     """
 
     pools: tuple[Pool, Pool, Pool]
 
     def __init__(
         self,
-        objects: int,
-        epoch_size: int,
-        batch_size: int,
+        objects: int = 5,
+        epoch_size: int = 60_000,
+        batch_size: int = 128,
+        split_seed: int = 0,
         together: float | None = None,
         tests: list[Test] | None = None,
         augment: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size)
         limit = min(CELLS, self.num_classes)
         if not 1 <= objects <= limit:
             raise ValueError(f"objects: expected 1 to {limit} (cells of the canvas and classes), got {objects}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         if epoch_size < batch_size:
             raise ValueError(f"epoch_size: expected at least one batch ({batch_size}), got {epoch_size}")
         if together is not None and not 0 <= together <= 1:
@@ -207,9 +216,8 @@ class CompositeData(MultilabelData):
         if together is not None and self.num_classes % 2:
             raise ValueError(f"together: expected an even number of classes, which make pairs, got {self.num_classes}")
         self.tests = check_tests(tests or ["single"], get_args(Test))
-        self.objects, self.epoch_size, self.batch_size = objects, epoch_size, batch_size
+        self.objects, self.epoch_size, self.split_seed = objects, epoch_size, split_seed
         self.together, self.augment = together, augment
-        self.seed = torch.initial_seed()  # what seed_everything or torch.manual_seed set
 
     @abstractmethod
     def load_pools(self) -> tuple[Pool, Pool, Pool]:
@@ -257,12 +265,11 @@ class CompositeData(MultilabelData):
         """Every validation image alone, in each cell."""
         return self._loader(self.pools[1], every_single(self.pools[1].labels))
 
-    def test_dataloader(self) -> CompositeLoader | list[CompositeLoader]:
-        """A loader for each of ``tests``; a list where there are several."""
+    def test_dataloader(self) -> list[CompositeLoader]:
+        """A loader for each of ``tests``."""
         pool = self.pools[2]
         draws = {"single": lambda: every_single(pool.labels), "entire": self._test_composites}
-        loaders = [self._loader(pool, draws[test]()) for test in self.tests]
-        return loaders[0] if len(loaders) == 1 else loaders
+        return [self._loader(pool, draws[test]()) for test in self.tests]
 
     def _test_composites(self) -> Draws:
         # The seed is fixed: every run is tested on the same pictures.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .composites import CompositeData, Pool, Test
+from .composites import CompositeData, Pool
 
 #: Grey levels of scikit-learn's digits run from 0 to 16.
 MAX_GREY = 16
@@ -17,32 +17,10 @@ class DigitsData(CompositeData):
 
     Of the 1,797 digits 70 % make the training composites, 10 % are for validation and 20 % for the test,
     stratified by class. Validation and test show one digit at a time, in each of the nine cells.
-
-    Args:
-        objects: N, digits on a training canvas, all of different classes.
-        epoch_size: composites drawn for an epoch.
-        batch_size: composites in a training step.
-        split_seed: which digits are held out; keep it to compare runs.
-        together: probability with which the classes 2k and 2k+1 occur together in training; null: as chance has it.
-        tests: single (one digit at a time), entire (N digits, chosen uniformly), or both; the first one counts.
-        augment: RandAugment and Cutout on the training images.
     """
 
     class_names = tuple("0123456789")
     in_channels = 1
-
-    def __init__(
-        self,
-        objects: int = 5,
-        epoch_size: int = 10_240,
-        batch_size: int = 32,
-        split_seed: int = 0,
-        together: float | None = None,
-        tests: list[Test] | None = None,
-        augment: bool = False,
-    ) -> None:
-        super().__init__(objects, epoch_size, batch_size, together, tests, augment)
-        self.split_seed = split_seed
 
     def load_pools(self) -> tuple[Pool, Pool, Pool]:
         """Training, validation and test digits; none is in two of them."""

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from .base import Batch, DataError, MultilabelData
-from .images import EpochSampler
+from ..errors import DataError
+from .base import Batch, MultilabelData
+from .loading import check_batch, training_loader
 
 
 class FeatureDataset(TensorDataset):
-    """Features and labels; ``epoch`` is there for :class:`EpochSampler`."""
+    """Features and labels; ``epoch`` is there for :func:`training_loader`."""
 
     epoch = 0
 
@@ -41,10 +42,7 @@ class FeaturesData(MultilabelData):
         classes: list[str] | None = None,
         batch_size: int = 256,
     ) -> None:
-        super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-        self.batch_size = batch_size
+        super().__init__(batch_size)
         files = {"train": train_file, "test": test_file, "validation": validation_file}
         self.parts = {part: read_features(Path(file)) for part, file in files.items() if file is not None}
         features, labels = self.parts["train"].tensors
@@ -53,13 +51,11 @@ class FeaturesData(MultilabelData):
             if widths != (features.shape[1], labels.shape[1]):
                 expected = f"{features.shape[1]} features and {labels.shape[1]} labels"
                 raise DataError(f"{files[part]}: expected {expected}, got {widths[0]} and {widths[1]}")
-        if len(features) < batch_size:
-            raise DataError(f"batch_size: {batch_size} is more than the {len(features)} training samples")
+        check_batch(self, len(features))
         self.class_names = tuple(classes or map(str, range(labels.shape[1])))
         if len(self.class_names) != labels.shape[1]:
             raise DataError(f"classes: {len(self.class_names)} names for {labels.shape[1]} columns of labels")
         self.in_channels = features.shape[1]
-        self.seed = torch.initial_seed()  # what seed_everything or torch.manual_seed set
 
     def setup(self, stage: str) -> None:
         """Nothing: the files were read when this was made."""
@@ -75,18 +71,15 @@ class FeaturesData(MultilabelData):
 
     def train_dataloader(self) -> DataLoader:
         """The training samples in a new order in every epoch, whole batches only."""
-        data = self.parts["train"]
-        replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        sampler = EpochSampler(data, replicas, rank, shuffle=True, seed=self.seed % 2**31, drop_last=True)
-        return DataLoader(data, self.batch_size, sampler=sampler, drop_last=True)
+        return training_loader(self, self.parts["train"])
 
-    def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """The validation samples; an empty list where there are none."""
-        return DataLoader(self.parts["validation"], self.batch_size) if "validation" in self.parts else []
+    def val_dataloader(self) -> list[DataLoader]:
+        """The validation samples, if there are any."""
+        return [DataLoader(self.parts[part], self.batch_size) for part in ("validation",) if part in self.parts]
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> list[DataLoader]:
         """The test samples."""
-        return DataLoader(self.parts["test"], self.batch_size)
+        return [DataLoader(self.parts["test"], self.batch_size)]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Features are used as they are, in float32."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from .base import DataError, MultilabelData, check_tests
+from .base import MultilabelData, check_at_least, check_tests
+from .loading import check_batch, training_loader
 from .reading import read_image
 
 Test = Literal["entire", "single"]
@@ -72,19 +74,19 @@ class ImageFiles(Dataset):
             return self.transform(image), self.listing.labels[index]
 
 
-class EpochSampler(DistributedSampler):
-    """torch's sampler, which tells the images of its epoch; the trainer tells the sampler."""
-
-    def set_epoch(self, epoch: int) -> None:
-        """Begin ``epoch``: its order, and its augmentations."""
-        super().set_epoch(epoch)
-        self.dataset.epoch = epoch
-
-
 class ImageData(MultilabelData):
     """Image files; subclasses give the listings in ``__init__``, through :meth:`use`.
 
-    Tests: ``entire`` takes all test images, ``single`` those that show one class.
+    Args:
+        image_size: side of the square to which images are scaled.
+        batch_size: images in a training step.
+        workers: processes that read images; 0 reads in the training process.
+        augment: random crops, flips, RandAugment and Cutout on the training images.
+        tests: entire (all test images), single (those with one label), or both; the first one counts.
+        holdout: share of the training images kept for validation, where no others are given; 0 for none.
+        split_seed: which ones; keep it to compare runs.
+        mean: of the channels, of images in [0, 1]; ImageNet's unless given.
+        std: their standard deviations.
     """
 
     in_channels = 3
@@ -92,37 +94,38 @@ class ImageData(MultilabelData):
     validation: Listing
     test: Listing
 
+    @abstractmethod
     def __init__(
         self,
-        image_size: int,
-        batch_size: int,
-        workers: int,
-        augment: bool,
-        tests: list[Test] | None,
-        mean: tuple[float, ...] | None,
-        std: tuple[float, ...] | None,
+        image_size: int = 448,
+        batch_size: int = 64,
+        workers: int = 4,
+        augment: bool = True,
+        tests: list[Test] | None = None,
+        holdout: float = 0.1,
+        split_seed: int = 0,
+        mean: tuple[float, float, float] | None = None,
+        std: tuple[float, float, float] | None = None,
     ) -> None:
-        super().__init__()
-        for name, value, least in (
-            ("image_size", image_size, 1),
-            ("batch_size", batch_size, 1),
-            ("workers", workers, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name}: expected at least {least}, got {value}")
+        super().__init__(batch_size)
+        check_at_least("image_size", image_size, 1)
+        check_at_least("workers", workers, 0)
+        if not 0 <= holdout < 1:
+            raise ValueError(f"holdout: expected a share in [0, 1), got {holdout}")
         self.tests = check_tests(tests or ["entire"], get_args(Test))
-        self.image_size, self.batch_size, self.workers, self.augment = image_size, batch_size, workers, augment
+        self.image_size, self.workers, self.augment = image_size, workers, augment
+        self.holdout, self.split_seed = holdout, split_seed
         self.mean, self.std = mean or IMAGENET_MEAN, std or IMAGENET_STD
         if len(self.mean) != self.in_channels or len(self.std) != self.in_channels:
             raise ValueError(f"mean, std: expected {self.in_channels} numbers each, got {self.mean} and {self.std}")
-        self.seed = torch.initial_seed()  # what seed_everything or torch.manual_seed set
 
-    def use(self, class_names: Sequence[str], train: Listing, validation: Listing, test: Listing) -> None:
-        """Take these; an empty validation listing means none."""
+    def use(self, class_names: Sequence[str], train: Listing, test: Listing, validation: Listing | None = None) -> None:
+        """Take these; without validation images, some of the training images are held out for it."""
         self.class_names = tuple(class_names)
+        if validation is None:
+            train, validation = hold_out(train, self.holdout, self.split_seed)
         self.train, self.validation, self.test = train, validation, test
-        if len(train.paths) < self.batch_size:
-            raise DataError(f"batch_size: {self.batch_size} is more than the {len(train.paths)} training images")
+        check_batch(self, len(self.train.paths))
 
     def setup(self, stage: str) -> None:
         """Nothing: the listings were read when this was made, so that what is missing shows before the run begins."""
@@ -138,33 +141,23 @@ class ImageData(MultilabelData):
 
     def train_dataloader(self) -> DataLoader:
         """The training images in a new order in every epoch, whole batches only."""
-        images = ImageFiles(self.train, self.image_size, self.augment, self.seed)
-        replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        sampler = EpochSampler(images, replicas, rank, shuffle=True, seed=self.seed % 2**31, drop_last=True)
-        return DataLoader(images, self.batch_size, sampler=sampler, num_workers=self.workers, drop_last=True)
+        return training_loader(self, ImageFiles(self.train, self.image_size, self.augment, self.seed), self.workers)
 
-    def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """The validation images; an empty list where there are none."""
-        return self._loader(self.validation) if self.validation.paths else []
+    def val_dataloader(self) -> list[DataLoader]:
+        """The validation images, if there are any."""
+        return [self._loader(self.validation)] if self.validation.paths else []
 
-    def test_dataloader(self) -> DataLoader | list[DataLoader]:
-        """A loader for each of ``tests``; a list where there are several."""
+    def test_dataloader(self) -> list[DataLoader]:
+        """A loader for each of ``tests``."""
         chosen = {"entire": self.test, "single": self.test.with_labels(1, 1)}
-        loaders = [self._loader(chosen[test]) for test in self.tests]
-        return loaders[0] if len(loaders) == 1 else loaders
+        return [self._loader(chosen[test]) for test in self.tests]
 
     def _loader(self, listing: Listing) -> DataLoader:
         return DataLoader(ImageFiles(listing, self.image_size), self.batch_size, num_workers=self.workers)
 
 
 def hold_out(listing: Listing, share: float, seed: int) -> tuple[Listing, Listing]:
-    """(rest, held out): a share of the images chosen at random, the same for the same seed.
-
-    Raises:
-        ValueError: the share is not in [0, 1).
-    """
-    if not 0 <= share < 1:
-        raise ValueError(f"holdout: expected a share in [0, 1), got {share}")
+    """(rest, held out): a share of the images chosen at random, the same for the same seed."""
     order = torch.randperm(len(listing.paths), generator=torch.Generator().manual_seed(seed))
     count = round(share * len(order))
     return listing.subset(order[count:].sort().values), listing.subset(order[:count].sort().values)

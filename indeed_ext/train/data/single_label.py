@@ -12,8 +12,8 @@ from torch import Tensor
 from torchvision import datasets
 from torchvision.transforms import v2
 
-from .base import DataError
-from .composites import CompositeData, Pool, Test
+from ..errors import DataError
+from .composites import CompositeData, Pool
 from .reading import read_image
 
 #: Share of the training images that a set without a validation part holds out.
@@ -25,31 +25,14 @@ class HeldOutComposites(CompositeData):
 
     Args:
         root: folder of the images.
-        objects: N, objects on a training canvas, all of different classes.
-        epoch_size: composites drawn for an epoch.
-        batch_size: composites in a training step.
-        split_seed: which images are held out; keep it to compare runs.
-        together: probability with which the classes 2k and 2k+1 occur together in training; null: as chance has it.
-        tests: single (one object at a time), entire (N objects, chosen uniformly), or both; the first one counts.
-        augment: RandAugment and Cutout on the training images.
-        test_size: test images, of every class as many; null for all.
+        test_size: so many of the test images, of every class the same share; null for all.
+        options: those of every :class:`CompositeData`.
     """
 
-    def __init__(
-        self,
-        root: str,
-        objects: int = 5,
-        epoch_size: int = 60_000,
-        batch_size: int = 128,
-        split_seed: int = 0,
-        together: float | None = None,
-        tests: list[Test] | None = None,
-        augment: bool = False,
-        test_size: int | None = None,
-    ) -> None:
-        self.root, self.split_seed, self.test_size = Path(root), split_seed, test_size
+    def __init__(self, root: str, test_size: int | None = None, **options: Any) -> None:
+        self.root, self.test_size = Path(root), test_size
         self.sets = self.read()
-        super().__init__(objects, epoch_size, batch_size, together, tests, augment)
+        super().__init__(**options)
 
     @abstractmethod
     def read(self) -> tuple[Pool, Pool]:
@@ -120,25 +103,14 @@ class FolderData(HeldOutComposites):
     Args:
         root: the folder; its class folders name the classes.
         image_size: side to which images are scaled; the canvas is three times as wide. All are held in memory.
+        options: those of every :class:`HeldOutComposites`.
     """
 
     in_channels = 3
 
-    def __init__(
-        self,
-        root: str,
-        image_size: int = 32,
-        objects: int = 5,
-        epoch_size: int = 60_000,
-        batch_size: int = 128,
-        split_seed: int = 0,
-        together: float | None = None,
-        tests: list[Test] | None = None,
-        augment: bool = False,
-        test_size: int | None = None,
-    ) -> None:
+    def __init__(self, root: str, image_size: int = 32, **options: Any) -> None:
         self.image_size = image_size
-        super().__init__(root, objects, epoch_size, batch_size, split_seed, together, tests, augment, test_size)
+        super().__init__(root, **options)
 
     def read(self) -> tuple[Pool, Pool]:
         """The images of the two parts, which must have the same classes."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
-from .base import DataError
-from .images import ImageData, Listing, Test, hold_out, make_listing
+from ..errors import DataError
+from .images import ImageData, Listing, make_listing
 
 SEPARATOR = ";"
 
@@ -21,14 +22,7 @@ class CsvData(ImageData):
         test_csv: the test images.
         validation_csv: the validation images; null holds some of the training images out.
         classes: names in the order of the outputs; null: those of the training images in alphabetical order.
-        image_size: side of the square to which images are scaled.
-        batch_size: images in a training step.
-        workers: processes that read images; 0 reads in the training process.
-        augment: random crops, flips, RandAugment and Cutout on the training images.
-        tests: entire (all test images), single (those with one label), or both; the first one counts.
-        holdout: share of the training images kept for validation where there is no validation_csv; 0 for none.
-        split_seed: which ones; keep it to compare runs.
-        mean, std: by channel, of images in [0, 1]; ImageNet's unless given.
+        options: those of every :class:`ImageData`.
     """
 
     def __init__(
@@ -37,26 +31,13 @@ class CsvData(ImageData):
         test_csv: str,
         validation_csv: str | None = None,
         classes: list[str] | None = None,
-        image_size: int = 448,
-        batch_size: int = 64,
-        workers: int = 4,
-        augment: bool = True,
-        tests: list[Test] | None = None,
-        holdout: float = 0.1,
-        split_seed: int = 0,
-        mean: tuple[float, float, float] | None = None,
-        std: tuple[float, float, float] | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(image_size, batch_size, workers, augment, tests, mean, std)
+        super().__init__(**options)
         paths = (train_csv, test_csv, validation_csv)
         tables = [read_table(Path(path)) for path in paths if path is not None]
         names = classes or sorted({name for _, _, shown in tables[0] for name in shown})
-        train, test, *rest = (to_listing(table, names) for table in tables)
-        if rest:
-            validation = rest[0]
-        else:
-            train, validation = hold_out(train, holdout, split_seed)
-        self.use(names, train, validation, test)
+        self.use(names, *(to_listing(table, names) for table in tables))
 
 
 def read_table(path: Path) -> list[tuple[str, Path, list[str]]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from xml.etree import ElementTree
 
-from .base import DataError
-from .images import ImageData, Listing, Test, hold_out, make_listing
+from ..errors import DataError
+from .images import ImageData, Listing, make_listing
 
 # fmt: off
 CLASS_NAMES = (
@@ -23,37 +23,19 @@ class VocData(ImageData):
     Args:
         root: folder that holds VOCdevkit/VOC2007, as torchvision.datasets.VOCDetection unpacks it.
         scheme: all trains on all of trainval (5,011 images), split on those with several labels alone.
-        image_size: side of the square to which images are scaled.
-        batch_size: images in a training step.
-        workers: processes that read images; 0 reads in the training process.
-        augment: random crops, flips, RandAugment and Cutout on the training images.
-        tests: entire (all test images), single (those with one label), or both; the first one counts.
-        holdout: share of the training images kept for validation; 0 for none.
-        split_seed: which ones; keep it to compare runs.
-        mean, std: by channel, of images in [0, 1]; ImageNet's unless given.
+        options: those of every :class:`ImageData`.
     """
 
     def __init__(
         self,
         root: str,
         scheme: Literal["all", "split"] = "all",
-        image_size: int = 448,
-        batch_size: int = 64,
-        workers: int = 4,
-        augment: bool = True,
-        tests: list[Test] | None = None,
-        holdout: float = 0.1,
-        split_seed: int = 0,
-        mean: tuple[float, float, float] | None = None,
-        std: tuple[float, float, float] | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(image_size, batch_size, workers, augment, tests, mean, std)
+        super().__init__(**options)
         folder = Path(root) / "VOCdevkit" / "VOC2007"
         train, test = (read_image_set(folder, name) for name in ("trainval", "test"))
-        if scheme == "split":
-            train = train.with_labels(2)
-        train, validation = hold_out(train, holdout, split_seed)
-        self.use(CLASS_NAMES, train, validation, test)
+        self.use(CLASS_NAMES, train.with_labels(2) if scheme == "split" else train, test)
 
 
 def read_image_set(folder: Path, name: str) -> Listing:
