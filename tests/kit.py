@@ -52,7 +52,9 @@ class Backend:
     full_product_shapes: tuple[tuple[int, int, int], ...] = ((33, 64, 20), (3, 5, 33))
     label_sets: int = 1000  # random label sets its mining is compared on
     draws: int = 200  # random draws of tests that look for rare errors
-    sampled: bool = False  # a sample of the variants of each test is run, unless the backend is asked for by name
+    #: Every call takes long: a sample of the variants of each test is run, unless the backend is asked for by name, and
+    #: gradients are checked in random directions in place of all.
+    sampled: bool = False
 
     def limit(self, case: Case) -> Case:
         return replace(
