@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import indeed_ext
-from indeed_ext import reference
+from indeed_ext import backends, reference
 
 NORMS = ("l2", "minmax")
 STRATEGIES = ("matching", "balanced", "anchor")
@@ -103,6 +103,24 @@ def emulation_error() -> Exception | None:
 def sample_size(variants: int) -> int:
     """How many of a test's variants run of a backend that is sampled."""
     return min(variants, max(2, round(0.6 * variants**0.5)))
+
+
+@contextlib.contextmanager
+def registered_backends(namespaces: dict[str, tuple[str, str]]) -> Iterator[None]:
+    """These backends, and no others, are registered: name to (operator namespace, device type)."""
+
+    def register(wanted: dict[str, tuple[str, str]]) -> None:
+        backends._namespaces.clear()
+        backends._served_unasked.cache_clear()
+        for name, (namespace, device_type) in wanted.items():
+            backends.register_backend(name, namespace, device_type)
+
+    before = dict(backends._namespaces)
+    register(namespaces)
+    try:
+        yield
+    finally:
+        register(before)
 
 
 def backends_under_test(chosen: Sequence[str] | None = None) -> list[Backend]:

@@ -126,22 +126,16 @@ _HALF, _SINGLE, _DOUBLE = torch.bfloat16, torch.float32, torch.float64
     ids=str,
 )
 def test_a_gpu_with_two_backends(
-    size: tuple[int, int, int, torch.dtype] | None,
-    expected: str,
-    monkeypatch: pytest.MonkeyPatch,
-    request: pytest.FixtureRequest,
+    size: tuple[int, int, int, torch.dtype] | None, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = None if size is None else backends.LossSize(*size)
     assert backends.preferred_on_a_gpu(chosen) == expected
     monkeypatch.delenv("INDEED_BACKEND", raising=False)
-    request.addfinalizer(backends._served_unasked.cache_clear)
     both = {"cuda": ("indeed_ext", "cuda"), "triton": ("indeed_ext_triton", "cuda")}
     for names in (["cuda", "triton"], ["cuda"], ["triton"]):
-        monkeypatch.setattr(backends, "_namespaces", {})
-        for name in names:
-            backends.register_backend(name, *both[name])
         namespace = both[expected if expected in names else names[0]][0]
-        selected = backends.select(None, torch.device("cuda"), None if chosen is None else lambda: chosen)
+        with kit.registered_backends({name: both[name] for name in names}):
+            selected = backends.select(None, torch.device("cuda"), None if chosen is None else lambda: chosen)
         assert selected is getattr(torch.ops, namespace)
 
 

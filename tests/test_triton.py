@@ -131,8 +131,8 @@ def test_same_bits_every_time(triton_backend: Backend) -> None:
 
 def test_the_interpreter_is_no_default(triton_backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(backends.ENVIRONMENT_VARIABLE, raising=False)
-    monkeypatch.setattr(backends, "_namespaces", {"triton": ("indeed_ext_triton", "cpu")})
-    assert backends.select(None, torch.device("cpu")) is None
+    with kit.registered_backends({"triton": ("indeed_ext_triton", "cpu")}):
+        assert backends.select(None, torch.device("cpu")) is None
 
 
 def test_without_triton(tmp_path: object) -> None:
