@@ -34,6 +34,7 @@ def round_to_bfloat16(value):
 @device_function
 def narrow(value, DTYPE: tl.constexpr):
     """A result in the type it is stored in."""
+    # The linter takes a name in capitals, as constants of kernels are, for the constant of the comparison.
     if INTERPRETED and DTYPE == tl.bfloat16:  # noqa: SIM300
         value = round_to_bfloat16(value.to(tl.float32))
     return value.to(DTYPE)

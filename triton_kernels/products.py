@@ -112,7 +112,7 @@ def gradients_kernel(
     """
     program = tl.program_id(0).to(tl.int64)
     array = tl.cast(count, tl.int64) * classes
-    # Nested, as the outer condition is known to the compiler and the inner one is not.
+    # Nested, here and below, as the outer condition is known to the compiler and the inner one is not.
     if direct is not None:  # noqa: SIM102
         if program < feature_programs:
             _feature_tile(
