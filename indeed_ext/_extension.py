@@ -37,19 +37,35 @@ def _read_build_info() -> dict[str, Any]:
         return {}
 
 
-def _load() -> tuple[str | None, dict[str, Any]]:
-    """The reason the extension is missing (None when it loaded) and its build information."""
+def _load() -> tuple[str | None, dict[str, Any], ModuleType | None]:
+    """The reason the extension is missing (None when it loaded), its build information and the module itself."""
     info = _read_build_info()
     if not info:
         advice = "`pip install .` and start Python outside the source tree, or `pip install -e .`"
-        return f"the compiled extension was never built in {_PACKAGE} ({advice})", info
+        return f"the compiled extension was never built in {_PACKAGE} ({advice})", info, None
     if info.get("missing"):
-        return f"the compiled extension was left out: {info['missing']}", info
+        return f"the compiled extension was left out: {info['missing']}", info, None
     try:
         _require_torch(info.get("torch_target", "0"))
-        return None, dict(json.loads(_import_library().build_info()))
+        library = _import_library()
+        return None, dict(json.loads(library.build_info())), library
     except Exception as error:  # whatever goes wrong in a foreign binary, the package goes on
-        return f"the compiled extension cannot be loaded: {_mismatch(info)} ({_one_line(error)})", info
+        return f"the compiled extension cannot be loaded: {_mismatch(info)} ({_one_line(error)})", info, None
+
+
+def _load_autograd() -> str | None:
+    """The reason the library of ``csrc/autograd`` is missing; None when it loaded."""
+    if EXTENSION_ERROR is not None:
+        return EXTENSION_ERROR
+    if BUILD_INFO["torch"] != torch.__version__:  # it has no stable ABI
+        return f"it was built for torch {BUILD_INFO['torch']}, and this is {torch.__version__}"
+    library = _PACKAGE / "_autograd.so"
+    try:
+        _require_whole(library)
+        torch.ops.load_library(library)
+    except Exception as error:  # as above
+        return _one_line(error)
+    return None
 
 
 def _import_library() -> ModuleType:
@@ -100,7 +116,11 @@ def _one_line(error: Exception) -> str:
 EXTENSION_ERROR: str | None
 #: Versions, compiler, commit and CUDA architectures of the build; empty if nothing was built.
 BUILD_INFO: dict[str, Any]
-EXTENSION_ERROR, BUILD_INFO = _load()
+#: The module ``indeed_ext._C``.
+LIBRARY: ModuleType | None
+EXTENSION_ERROR, BUILD_INFO, LIBRARY = _load()
+#: Why eager calls go through the autograd node written in Python, which takes longer; None where C++ serves them.
+AUTOGRAD_ERROR: str | None = _load_autograd()
 
 if EXTENSION_ERROR is not None:
     warnings.warn(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from . import reference
 from .backends import LossSize, select
 from .constants import DISPARATE_BLOCK, IDENTICAL_BLOCK, NORMS, REDUCTIONS, STRATEGIES
-from .operators import FusedINDeeDLoss, IdenticalDisparate, SixWayBCE, label_words
+from .operators import FusedINDeeDLoss, IdenticalDisparate, SixWayBCE, label_words, native_node_for
 from .validation import (
     Labels,
     check_eps,
@@ -245,11 +245,11 @@ def fused_indeed_loss(
         RuntimeError: on differentiating twice; the ``"reference"`` backend can.
     """
     features, weight, bias = _autocast(features, weight, bias)
-    arguments = _LossArguments(
+    arguments: _LossArguments = (
         features, weight, labels, bias, pairs, strategy, norm, lam, eps, reduction, pos_weight, seed, generator
-    )
+    )  # fmt: skip
     device = features.device if isinstance(features, Tensor) else torch.device("cpu")
-    operators = select(backend, device, arguments.size)
+    operators = select(backend, device, lambda: _loss_size(features, weight, pairs))
     refusal = None
     if operators is not None and not torch.compiler.is_compiling():
         try:
@@ -265,29 +265,21 @@ def fused_indeed_loss(
     return result if return_components else result[0]
 
 
-class _LossArguments(NamedTuple):
-    features: Tensor
-    weight: Tensor
-    labels: Labels
-    bias: Tensor | None
-    pairs: Tensor | None
-    strategy: str
-    norm: str
-    lam: Lam
-    eps: float
-    reduction: str
-    pos_weight: Tensor | None
-    seed: int | Tensor | None
-    generator: torch.Generator | None
+#: What follows the backend in :func:`fused_indeed_loss`, in one order.
+_LossArguments: TypeAlias = tuple[
+    Tensor, Tensor, Labels, Tensor | None, Tensor | None, str, str, Lam, float, str, Tensor | None,
+    int | Tensor | None, torch.Generator | None,
+]  # fmt: skip
 
-    def size(self) -> LossSize:
-        """Before any check: what has no such size is refused by every backend."""
-        try:
-            batch, width = self.features.shape
-            rows = batch if self.pairs is None else self.pairs.numel()
-            return LossSize(rows, width, self.weight.shape[0], self.features.dtype)
-        except (AttributeError, IndexError, ValueError):
-            return LossSize(0, 0, 0, torch.float64)
+
+def _loss_size(features: Tensor, weight: Tensor, pairs: Tensor | None) -> LossSize:
+    """Before any check: what has no such size is refused by every backend."""
+    try:
+        batch, width = features.shape
+        rows = batch if pairs is None else pairs.numel()
+        return LossSize(rows, width, weight.shape[0], features.dtype)
+    except (AttributeError, IndexError, ValueError):
+        return LossSize(0, 0, 0, torch.float64)
 
 
 #: What operators and the preparation of their arguments raise.
@@ -327,26 +319,50 @@ def _compiled_loss(operators: Any, arguments: _LossArguments) -> tuple[Tensor, T
     if isinstance(labels, tuple):
         check_labels(labels, num_classes, batch)
         labels, known = labels
-    for name, value in (("weight", weight), ("bias", bias), ("labels", labels)):
-        if value is not None and value.device != device:
-            check_same(name, value, "features", features, dtype=False)
-    strategy_code = STRATEGIES[strategy]
+    if not (weight.device == device == labels.device and (bias is None or bias.device == device)):
+        for name, value in (("weight", weight), ("bias", bias), ("labels", labels)):
+            if value is not None:
+                check_same(name, value, "features", features, dtype=False)
+    lam_tensor, settings = _loss_settings(strategy, norm, lam, eps, reduction, device)
     if pairs is None:
-        check_strategy_fits(strategy_code, batch)
-        seed = _seed_tensor(seed, generator, device)
+        check_strategy_fits(settings[0], batch)
     else:
-        pairs, seed = check_pairs(pairs, batch, "features", features), None
-    lam_tensor, blocks = _lam_tensor(lam, device)
+        pairs = check_pairs(pairs, batch, "features", features)
     if pos_weight is not None:
         check_pos_weight(pos_weight, num_classes, "features", features)
-    settings = (strategy_code, NORMS[norm], check_eps(eps), REDUCTIONS[reduction], blocks)
+    node = native_node_for(operators, settings[3])
+    if node is not None:
+        seed = None if seed is None or pairs is not None else _seed_tensor(seed, None, device)
+        return node(
+            features, weight, bias, labels, known, packed, pairs, seed, generator, lam_tensor, pos_weight, *settings
+        )
+    seed = _seed_tensor(seed, generator, device) if pairs is None else None
     rest = (labels, known, packed, pairs, seed, lam_tensor, pos_weight, *settings)
-    if torch.is_grad_enabled() and (
-        features.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
-    ):
-        return FusedINDeeDLoss.apply(operators, features, weight, bias, *rest)
-    loss, components, *_ = operators.indeed_loss.default(features, weight, bias, *rest, 0)
+    inputs = (features, weight, bias)
+    if torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in inputs):
+        return FusedINDeeDLoss.apply(operators, *inputs, *rest)
+    loss, components, *_ = operators.indeed_loss.default(*inputs, *rest, 0)
     return loss, components
+
+
+def _loss_settings(
+    strategy: str, norm: str, lam: Lam, eps: float, reduction: str, device: torch.device
+) -> tuple[Tensor, tuple[int, int, float, int, int]]:
+    """(lam ``[2]``, (strategy, norm, eps, reduction, blocks)) as the operators take them."""
+    # By type, as True == 1: what is kept for the number must not let the bool pass.
+    if type(lam) in (float, int) and not torch.compiler.is_compiling():
+        return _kept_loss_settings(strategy, norm, lam, eps, reduction, device)
+    lam_tensor, blocks = _lam_tensor(lam, device)
+    codes = STRATEGIES[strategy], NORMS[norm], check_eps(eps), REDUCTIONS[reduction], blocks
+    return lam_tensor, codes
+
+
+@lru_cache(maxsize=64, typed=True)
+def _kept_loss_settings(
+    strategy: str, norm: str, lam: float, eps: float, reduction: str, device: torch.device
+) -> tuple[Tensor, tuple[int, int, float, int, int]]:
+    lam_tensor, blocks = _lam_tensor(lam, device)
+    return lam_tensor, (STRATEGIES[strategy], NORMS[norm], check_eps(eps), REDUCTIONS[reduction], blocks)
 
 
 def _reference_loss(arguments: _LossArguments) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from . import _extension
 from .constants import GRAD_BIAS, GRAD_FEATURES, GRAD_WEIGHT, REDUCTIONS
 from .reference import WORD_BITS, accumulation_dtype
 
@@ -261,6 +262,18 @@ class FusedINDeeDLoss(torch.autograd.Function):
             [gradient if ctx.wanted & bit else None for gradient, bit in zip(gradients, _GRADIENTS, strict=True)]
         )
         return None, features, weight, bias, *_NO_MORE_GRADIENTS
+
+
+#: The operator of csrc/autograd, which is FusedINDeeDLoss for eager calls of torch.ops.indeed_ext; None if not loaded.
+native_node: Any | None = None
+if _extension.AUTOGRAD_ERROR is None:
+    native_node = torch.ops.indeed_ext_autograd.indeed_loss.default
+
+
+def native_node_for(operators: Any, reduction: int) -> Any | None:
+    """:data:`native_node` where it serves such a call."""
+    serves = operators is torch.ops.indeed_ext and reduction != NONE and not torch.compiler.is_compiling()
+    return native_node if serves else None
 
 
 _GRADIENTS = (GRAD_FEATURES, GRAD_WEIGHT, GRAD_BIAS)

@@ -24,6 +24,8 @@ pytest.register_assert_rewrite("kit")
 
 import kit  # noqa: E402
 
+from indeed_ext import operators  # noqa: E402
+
 _SAMPLES = pytest.StashKey[list[str]]()
 
 
@@ -34,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cases(maker=...): adds the argument `case`, one of maker(backend)")
     config.addinivalue_line("markers", "only_with(name): one of the tests left out unless --backend names this backend")
+    config.addinivalue_line("markers", "nodes: also with autograd's node in Python, for backends that have one in C++")
     config.addinivalue_line("markers", "compiled: only for backends with kernels of their own")
 
 
@@ -43,12 +46,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     backends = kit.backends_under_test(metafunc.config.getoption("--backend"))
     if metafunc.definition.get_closest_marker("compiled"):
         backends = [backend for backend in backends if backend.compiled]
+    if metafunc.definition.get_closest_marker("nodes"):
+        backends = kit.with_python_nodes(backends)
     marker = metafunc.definition.get_closest_marker("cases")
     if marker is None:
-        metafunc.parametrize("backend", backends, ids=lambda backend: backend.name)
+        metafunc.parametrize("backend", backends, ids=str)
         return
     pairs = [(backend, case) for backend in backends for case in marker.kwargs["maker"](backend)]
-    metafunc.parametrize("backend, case", pairs, ids=[f"{backend.name}-{case}" for backend, case in pairs])
+    metafunc.parametrize("backend, case", pairs, ids=[f"{backend}-{case}" for backend, case in pairs])
 
 
 def _sampled_backend(item: pytest.Item) -> str | None:
@@ -102,3 +107,11 @@ def _repeatable() -> Iterator[None]:
     torch.manual_seed(0)
     with kit.threads(1):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _node(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    callspec = getattr(request.node, "callspec", None)
+    backend = callspec.params.get("backend") if callspec else None
+    if backend is not None and not backend.native_node:
+        monkeypatch.setattr(operators, "native_node", None)

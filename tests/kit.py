@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import indeed_ext
-from indeed_ext import backends, reference
+from indeed_ext import backends, operators, reference
 
 NORMS = ("l2", "minmax")
 STRATEGIES = ("matching", "balanced", "anchor")
@@ -55,6 +55,10 @@ class Backend:
     #: Every call takes long: a sample of the variants of each test is run, unless the backend is asked for by name, and
     #: gradients are checked in random directions in place of all.
     sampled: bool = False
+    native_node: bool = True  # autograd's node is that of csrc/autograd, where it serves
+
+    def __str__(self) -> str:
+        return self.name if self.native_node else f"{self.name}-python-node"
 
     def limit(self, case: Case) -> Case:
         return replace(
@@ -86,6 +90,12 @@ REGISTRY = {
         _triton(),
     )
 }
+
+
+def with_python_nodes(chosen: list[Backend]) -> list[Backend]:
+    """And, where the node in C++ serves, the same backend with the one in Python."""
+    served = [backend for backend in chosen if operators.native_node and backend.name in ("cpu", "cuda")]
+    return [*chosen, *(replace(backend, native_node=False) for backend in served)]
 
 
 @functools.cache

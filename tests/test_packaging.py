@@ -288,6 +288,29 @@ def test_package_goes_on_without_its_extension(
     assert re.search(message, warnings[0]), warnings[0]
 
 
+@pytest.mark.parametrize("damage", ["other torch", "incomplete", "absent"])
+def test_autograd_node_of_another_build(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never loaded unless it was built for this very torch; the reason is told by `indeed info`."""
+    if not _extension.is_loaded():
+        pytest.skip(str(_extension.EXTENSION_ERROR))
+    assert _extension.AUTOGRAD_ERROR is None
+    monkeypatch.setattr(_extension, "_PACKAGE", tmp_path)
+    if damage == "other torch":
+        monkeypatch.setitem(_extension.BUILD_INFO, "torch", "2.11.0")
+    if damage != "absent":
+        library = tmp_path / "_autograd.so"
+        shutil.copyfile(PACKAGE / library.name, library)
+        if damage == "incomplete":
+            os.truncate(library, library.stat().st_size // 2)
+    reason = _extension._load_autograd()
+    assert reason is not None
+    assert {"other torch": "built for torch 2.11.0", "incomplete": "incomplete", "absent": "_autograd.so"}[
+        damage
+    ] in reason
+    monkeypatch.setattr(_extension, "AUTOGRAD_ERROR", reason)
+    assert f"in Python: {reason}" in info.render()
+
+
 def test_build_information_of_a_loaded_extension() -> None:
     if not _extension.is_loaded():
         pytest.skip(str(_extension.EXTENSION_ERROR))

@@ -1,0 +1,136 @@
+"""The loss as a node of autograd: what requires a gradient, upstream gradients, and graphs used more than once.
+
+Each test runs once more with the node in Python that serves where the one in C++ does not.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import kit
+import pytest
+import torch
+import torch.nn.functional as F
+from kit import Backend, Case
+from torch import Tensor
+
+from indeed_ext import fused_indeed_loss, reference
+
+pytestmark = pytest.mark.nodes
+
+_LEAVES = ("features", "weight", "bias")
+_SUBSETS = [subset for size in (1, 2, 3) for subset in itertools.combinations(_LEAVES, size)]
+
+
+@pytest.mark.parametrize("wanted", _SUBSETS, ids=" and ".join)
+@pytest.mark.parametrize("reduction", kit.REDUCTIONS)
+@pytest.mark.parametrize("norm", kit.NORMS)
+def test_each_input_alone_requires_grad(backend: Backend, norm: str, reduction: str, wanted: tuple[str, ...]) -> None:
+    for pairing, lam in (("anchor", 1.0), ("list", (0.0, 1.0)), ("matching", 0.0)):
+        inputs = Case(9, 12, 7, norm, pairing, reduction, torch.float32, pos_weight=True, lam=lam).build()
+        kit.check_loss(backend, inputs, wanted)
+
+
+@pytest.mark.parametrize("kind", ["expanded", "strided", "one row", "zero"])
+@pytest.mark.parametrize("pairing", ["anchor", "list"])
+@pytest.mark.parametrize("dtype", kit.DTYPES, ids=kit.SHORT.get)
+@pytest.mark.parametrize("norm", kit.NORMS)
+def test_upstream_gradients_of_every_layout(
+    backend: Backend, norm: str, dtype: torch.dtype, pairing: str, kind: str
+) -> None:
+    inputs = Case(9, 12, 7, norm, pairing, "none", dtype).build()
+    rows = torch.zeros_like(inputs.upstream)
+    if kind == "expanded":
+        rows = inputs.upstream[:1].expand(len(rows))
+        assert rows.stride() == (0,)
+    elif kind == "strided":
+        rows = torch.stack([inputs.upstream, rows], 1)[:, 0]
+        assert rows.stride() == (2,)
+    elif kind == "one row":
+        rows[3] = -1.5
+    actual = kit.check_loss(backend, replace(inputs, upstream=rows))
+    if kind == "zero":
+        assert not any(gradient.any() for gradient in actual.gradients.values())
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("scale", [0.0, 1.0, -3.5, 4096.0])
+@pytest.mark.parametrize("dtype", kit.DTYPES, ids=kit.SHORT.get)
+def test_upstream_gradients_of_every_size(backend: Backend, dtype: torch.dtype, scale: float, reduction: str) -> None:
+    """A loss scale must reach gradients that are too small for float16 before they are rounded to it."""
+    inputs = Case(9, 12, 7, "minmax", "anchor", reduction, dtype).build()
+    if dtype == torch.float16 and scale > 1:
+        inputs.leaves["weight"] = inputs.leaves["weight"] * 1e-3
+        inputs.leaves["features"] = inputs.leaves["features"] * 1e-2
+    actual = kit.check_loss(backend, replace(inputs, upstream=torch.full_like(inputs.upstream, scale)))
+    assert all(bool(gradient.any()) == (scale != 0) for gradient in actual.gradients.values())
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("reduction", kit.REDUCTIONS)
+@pytest.mark.parametrize("pairing", kit.PAIRINGS)
+@pytest.mark.parametrize("norm", kit.NORMS)
+def test_gradcheck(backend: Backend, norm: str, pairing: str, reduction: str) -> None:
+    case = Case(4, 5, 3, norm, pairing, reduction, pos_weight=True, unknown=reduction == "sum", values="positive")
+    inputs = case.build().to(backend.device)
+
+    def loss(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return fused_indeed_loss(features, weight, inputs.labels, bias=bias, backend=backend.name, **inputs.options)
+
+    leaves = tuple(inputs.leaves[name].requires_grad_() for name in _LEAVES)
+    assert torch.autograd.gradcheck(loss, leaves, fast_mode=backend.sampled)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=kit.SHORT.get)
+@pytest.mark.parametrize("reduction", kit.REDUCTIONS)
+def test_backward_twice(backend: Backend, reduction: str, dtype: torch.dtype) -> None:
+    """With retain_graph both passes give the same gradients; afterwards they accumulate like any other."""
+    inputs = Case(9, 12, 7, "minmax", "anchor", reduction, dtype).build().to(backend.device)
+    leaves = {name: leaf.requires_grad_() for name, leaf in inputs.leaves.items()}
+    loss = fused_indeed_loss(labels=inputs.labels, backend=backend.name, **leaves, **inputs.options)
+    inputs_list = list(leaves.values())
+    first = torch.autograd.grad(loss, inputs_list, inputs.upstream, retain_graph=True)
+    kept = [gradient.clone() for gradient in first]
+    torch.autograd.grad(loss, inputs_list, 3 * inputs.upstream, retain_graph=True)
+    assert all(map(torch.equal, first, kept))
+    loss.backward(inputs.upstream, retain_graph=True)
+    loss.backward(inputs.upstream)
+    for leaf, gradient in zip(inputs_list, kept, strict=True):
+        assert torch.equal(leaf.grad, 2 * gradient)
+
+
+def test_features_used_beside_the_loss(backend: Backend) -> None:
+    """Gradients that are handed on must not alias what another branch of the graph adds to."""
+    inputs = Case(9, 12, 7, pairing="anchor").build()
+
+    def both(loss: Any) -> Any:
+        def call(features: Tensor, weight: Tensor, labels: Tensor, **options: Any) -> Tensor:
+            total = loss(features, weight, labels, **options) + loss(features, weight, labels, **options)
+            return total + F.linear(features, weight).square().sum()
+
+        return call
+
+    actual = kit.run_loss(inputs.to(backend.device), both(functools.partial(fused_indeed_loss, backend=backend.name)))
+    kit.assert_accurate(actual, kit.run_loss(inputs.mined(), both(reference.fused_indeed_loss)), lambda: actual)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode], ids=["no_grad", "inference_mode"])
+@pytest.mark.parametrize("reduction", kit.REDUCTIONS)
+@pytest.mark.parametrize("dtype", kit.DTYPES, ids=kit.SHORT.get)
+def test_without_gradients(backend: Backend, dtype: torch.dtype, reduction: str, mode: Any) -> None:
+    inputs = Case(9, 12, 7, "minmax", "anchor", reduction, dtype).build()
+    moved = inputs.to(backend.device)
+    leaves = {name: leaf.requires_grad_() for name, leaf in moved.leaves.items()}
+    with mode():
+        loss = fused_indeed_loss(labels=moved.labels, backend=backend.name, **leaves, **moved.options)
+    assert not loss.requires_grad
+    kit.assert_accurate(kit.Result(dtype, {"loss": loss.cpu()}), kit.run_truth(inputs), lambda: kit.run_plain(inputs))
+
+
+def test_nothing_to_differentiate(backend: Backend) -> None:
+    inputs = Case(9, 12, 7).build().to(backend.device)
+    loss = fused_indeed_loss(labels=inputs.labels, backend=backend.name, **inputs.leaves, **inputs.options)
+    assert not loss.requires_grad
