@@ -56,11 +56,71 @@ struct RowGroup {
   int64_t size() const { return samples + own_count; }
 };
 
+// What a pass over a row that forms its identical features learns of the map besides.
+template <typename T>
+struct Gathered {
+  T square_sum = 0, low_count = 0, high_count = 0;
+};
+
+// u f for l2, whose scale waits until the square sum is known; m f for minmax, which counts the elements at its ends.
+template <typename T, bool kMinmax>
+void form_and_gather(const T* __restrict source, const T* __restrict partner, int64_t depth, MapStatistics<T> s,
+                     T* __restrict out, Gathered<T>& gathered) {
+  T square_sum = 0, low_count = 0, high_count = 0;
+#pragma omp simd reduction(+ : square_sum, low_count, high_count)
+  for (int64_t k = 0; k < depth; ++k) {
+    const T u = source[k] * partner[k];
+    if (kMinmax) {
+      low_count += u == s.low ? T(1) : T(0);
+      high_count += u == s.high ? T(1) : T(0);
+      out[k] = map_value(u, s) * source[k];
+    } else {
+      square_sum += u * u;
+      out[k] = u * source[k];
+    }
+  }
+  gathered.square_sum += square_sum;
+  gathered.low_count += low_count;
+  gathered.high_count += high_count;
+}
+
+// Before the rows of a group are formed: what of the statistics is needed for that.
+template <typename T>
+void begin_statistics(const FusedBlock<T>& b, const RowView& rows, const RowGroup& group) {
+  for (int64_t i = 0; b.first && b.minmax && b.width > 0 && i < group.own_count; ++i) {
+    const int64_t row = group.own[i];
+    const auto [low, high] =
+        product_range(b.features + rows.source[row] * b.width, b.features + rows.partner[row] * b.width, b.width);
+    b.statistics[row] = minmax_statistics(low, high, 1, 1, b.eps);
+  }
+}
+
+// After they are: all of the statistics, and for l2 the scale that the logits lack.
+template <typename T>
+void finish_statistics(const FusedBlock<T>& b, const RowGroup& group, const Gathered<T>* gathered) {
+  for (int64_t i = 0; i < group.own_count; ++i) {
+    MapStatistics<T>& s = b.statistics[group.own[i]];
+    if (b.first && b.width == 0) {
+      s = {};
+    } else if (b.first && b.minmax) {
+      s = minmax_statistics(s.low, s.high, static_cast<int64_t>(gathered[i].low_count),
+                            static_cast<int64_t>(gathered[i].high_count), b.eps);
+    } else if (b.first) {
+      s = l2_statistics(gathered[i].square_sum, b.eps);
+    }
+    if (b.minmax) continue;
+    T* logits = b.bce.identical + group.own[i] * b.bce.stride;
+    for (int64_t c = 0; c < b.bce.classes; ++c) logits[c] *= s.scale;
+  }
+}
+
 // Logits of a group, its rows brought into cache a depth of kTileDepth at a time.
 template <typename T>
 void group_logits(const FusedBlock<T>& b, const RowView& rows, const RowGroup& group, T* scratch) {
   constexpr int64_t kColumns = kPanelColumns<T>;
   const int64_t width = b.width, stride = b.bce.stride;
+  Gathered<T> gathered[kGroupRows];
+  begin_statistics(b, rows, group);
   int64_t k = 0;
   do {
     const int64_t depth = std::min(kTileDepth, width - k);
@@ -68,27 +128,29 @@ void group_logits(const FusedBlock<T>& b, const RowView& rows, const RowGroup& g
       const T* source = b.features + (group.first_sample + i) * width + k;
       std::copy(source, source + depth, scratch + i * kRowPitch);
     }
+    const auto form = b.minmax ? form_and_gather<T, true> : form_and_gather<T, false>;
     for (int64_t i = 0; i < group.own_count; ++i) {
       const int64_t row = group.own[i];
-      form_identical(b.features + rows.source[row] * width + k, b.features + rows.partner[row] * width + k, depth,
-                     b.statistics[row], scratch + (group.samples + i) * kRowPitch);
+      form(b.features + rows.source[row] * width + k, b.features + rows.partner[row] * width + k, depth,
+           b.statistics[row], scratch + (group.samples + i) * kRowPitch, gathered[i]);
     }
     for (int64_t c = 0; c < b.bce.classes; c += kColumns) {
       const T* panel = b.weight_panels + c * width + k * kColumns;
-      for (int64_t first = 0; first < group.size(); first += kTileRows) {
-        const int64_t count = std::min(kTileRows, group.size() - first);
-        ScatteredRows<T> tile;
+      const int64_t columns = std::min(kColumns, b.bce.classes - c);
+      for (int64_t first = 0, count; first < group.size(); first += count) {
+        count = tile_rows<T>(group.size() - first, columns);
+        ScatteredRows<T, kRowPitch> tile{scratch + first * kRowPitch, {}};
         for (int64_t i = 0; i < count; ++i) {
           const int64_t at = first + i;
-          tile.from[i] = scratch + at * kRowPitch;
           tile.to[i] = c + (at < group.samples ? b.bce.original + (group.first_sample + at) * stride
                                                : b.bce.identical + group.own[at - group.samples] * stride);
         }
-        multiply(tile, count, 1, panel, depth, std::min(kColumns, b.bce.classes - c), k > 0);
+        multiply(tile, count, 1, panel, depth, columns, k > 0);
       }
     }
     k += depth;
   } while (k < width);
+  finish_statistics(b, group, gathered);
 }
 
 template <typename T>
@@ -103,13 +165,6 @@ void fused_logits(const FusedBlock<T>& b, const RowView& rows, int64_t begin, in
     group.own_count = std::min(kGroupRows - group.samples, last_own - own);
     // Until the last samples, as many rows of their own as there are samples: they read the same features.
     if (sample + group.samples < end) group.own_count = std::min(group.own_count, kGroupRows / 2);
-    if (b.first) {
-      for (int64_t i = 0; i < group.own_count; ++i) {
-        const int64_t row = group.own[i];
-        b.statistics[row] = row_statistics(b.features + rows.source[row] * b.width,
-                                           b.features + rows.partner[row] * b.width, b.width, b.minmax, b.eps);
-      }
-    }
     group_logits(b, rows, group, scratch);
     sample += group.samples;
     own += group.own_count;

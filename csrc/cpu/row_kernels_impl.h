@@ -4,6 +4,25 @@
 namespace {
 
 
+// The least and the greatest u of a row.
+template <typename T>
+struct ProductRange {
+  T low, high;
+};
+
+template <typename T>
+ProductRange<T> product_range(const T* __restrict source, const T* __restrict partner, int64_t width) {
+  T low = source[0] * partner[0], high = low, poison = 0;
+#pragma omp simd reduction(min : low) reduction(max : high) reduction(+ : poison)
+  for (int64_t k = 0; k < width; ++k) {
+    const T u = source[k] * partner[k];
+    low = u < low ? u : low;
+    high = u > high ? u : high;
+    poison += u - u;  // not a number as soon as one u is not finite: a NaN must not vanish in comparisons
+  }
+  return {low + poison, high + poison};
+}
+
 template <typename T>
 MapStatistics<T> row_statistics(const T* __restrict source, const T* __restrict partner, int64_t width, bool minmax,
                                 double eps) {
@@ -17,16 +36,7 @@ MapStatistics<T> row_statistics(const T* __restrict source, const T* __restrict 
     return l2_statistics(square_sum, eps);
   }
   if (width == 0) return {};
-  T low = source[0] * partner[0], high = low, poison = 0;
-#pragma omp simd reduction(min : low) reduction(max : high) reduction(+ : poison)
-  for (int64_t k = 0; k < width; ++k) {
-    const T u = source[k] * partner[k];
-    low = u < low ? u : low;
-    high = u > high ? u : high;
-    poison += u - u;  // not a number as soon as one u is not finite: a NaN must not vanish in comparisons
-  }
-  low += poison;
-  high += poison;
+  const auto [low, high] = product_range(source, partner, width);
   T low_count = 0, high_count = 0;
 #pragma omp simd reduction(+ : low_count, high_count)
   for (int64_t k = 0; k < width; ++k) {
@@ -61,13 +71,13 @@ void form_rows(const T* features, int64_t width, const RowView& rows, bool minma
   }
 }
 
-// Classes worked on together, half a word: few enough that ten of them do not pay for thirty-two, the unused ones of the
-// last tile marked unknown.
-constexpr int64_t kTileLanes = 16;
+// Classes worked on together, and those that may be left at the end: few enough that ten or twenty classes do not pay for
+// thirty-two. Unused lanes of the last tile are marked unknown.
+constexpr int64_t kTileLanes = 16, kLastLanes = 8;
 
-template <typename T>
+template <typename T, int64_t kLanes = kTileLanes>
 struct Tile {
-  alignas(64) T lane[kTileLanes];
+  alignas(64) T lane[kLanes];
 };
 
 // The bits of the classes of a tile, the first of them at bit 0.
@@ -75,37 +85,37 @@ inline uint32_t tile_bits(const uint32_t* words, int64_t first_class) {
   return words[first_class / kWordBits] >> (first_class % kWordBits);
 }
 
-template <typename T>
-inline __attribute__((always_inline)) void clear(Tile<T>& tile) {
+template <typename T, int64_t kLanes>
+inline __attribute__((always_inline)) void clear(Tile<T, kLanes>& tile) {
 #pragma omp simd
-  for (int64_t l = 0; l < kTileLanes; ++l) tile.lane[l] = T(0);
+  for (int64_t l = 0; l < kLanes; ++l) tile.lane[l] = T(0);
 }
 
-template <typename T>
-inline __attribute__((always_inline)) void load(Tile<T>& tile, const T* data, int64_t count) {
-  if (count == kTileLanes) {
-    for (int64_t l = 0; l < kTileLanes; ++l) tile.lane[l] = data[l];
+template <typename T, int64_t kLanes>
+inline __attribute__((always_inline)) void load(Tile<T, kLanes>& tile, const T* data, int64_t count) {
+  if (count == kLanes) {
+    for (int64_t l = 0; l < kLanes; ++l) tile.lane[l] = data[l];
   } else {
-    for (int64_t l = 0; l < kTileLanes; ++l) tile.lane[l] = l < count ? data[l] : T(0);
+    for (int64_t l = 0; l < kLanes; ++l) tile.lane[l] = l < count ? data[l] : T(0);
   }
 }
 
-template <typename T>
-inline __attribute__((always_inline)) void store(const Tile<T>& tile, T* data, int64_t count) {
-  if (count == kTileLanes) {
-    for (int64_t l = 0; l < kTileLanes; ++l) data[l] = tile.lane[l];
+template <typename T, int64_t kLanes>
+inline __attribute__((always_inline)) void store(const Tile<T, kLanes>& tile, T* data, int64_t count) {
+  if (count == kLanes) {
+    for (int64_t l = 0; l < kLanes; ++l) data[l] = tile.lane[l];
   } else {
     for (int64_t l = 0; l < count; ++l) data[l] = tile.lane[l];
   }
 }
 
 // Cross-entropy of the known lanes, and its slope in each.
-template <typename T>
-inline __attribute__((always_inline)) T bce_tile(const Tile<T>& logits, uint32_t target, uint32_t known,
-                                                 const Tile<T>& pos_weight, Tile<T>& slope) {
+template <typename T, int64_t kLanes>
+inline __attribute__((always_inline)) T bce_tile(const Tile<T, kLanes>& logits, uint32_t target, uint32_t known,
+                                                 const Tile<T, kLanes>& pos_weight, Tile<T, kLanes>& slope) {
   T sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int32_t l = 0; l < kTileLanes; ++l) {
+  for (int32_t l = 0; l < kLanes; ++l) {
     const BceTerm<T> term = bce_term(logits.lane[l], ((target >> l) & 1u) != 0, pos_weight.lane[l]);
     const bool counts = ((known >> l) & 1u) != 0;
     sum += counts ? term.value : T(0);
@@ -116,31 +126,31 @@ inline __attribute__((always_inline)) T bce_tile(const Tile<T>& logits, uint32_t
 
 inline uint32_t lanes_mask(int64_t count) { return (1u << count) - 1u; }
 
-template <typename T>
-void load_pos_weight(Tile<T>& tile, const T* pos_weight, int64_t first_class, int64_t count) {
+template <typename T, int64_t kLanes>
+void load_pos_weight(Tile<T, kLanes>& tile, const T* pos_weight, int64_t first_class, int64_t count) {
   if (pos_weight != nullptr) {
     load(tile, pos_weight + first_class, count);
   } else {
-    for (int64_t l = 0; l < kTileLanes; ++l) tile.lane[l] = T(1);
+    for (int64_t l = 0; l < kLanes; ++l) tile.lane[l] = T(1);
   }
 }
 
 // One tile of a sample and of its own rows; kWhole says that all of its classes exist.
-template <typename T, bool kWhole>
+template <typename T, int64_t kLanes, bool kWhole>
 inline __attribute__((always_inline)) void bce_sample_tile(const BceBlock<T>& b, const RowView& rows,
                                                            const BlockWeights<T>& weights, int64_t sample, int64_t c,
                                                            T* grad_bias) {
-  const int64_t count = kWhole ? kTileLanes : b.classes - c;
+  const int64_t count = kWhole ? kLanes : b.classes - c;
   const uint32_t lanes = lanes_mask(count);
   const uint32_t present = tile_bits(b.present + sample * b.words, b.first_class + c);
   const uint32_t known = b.known != nullptr ? tile_bits(b.known + sample * b.words, b.first_class + c) & lanes : lanes;
-  Tile<T> o, q, d, bias, biased, pos_weight, slope_o, slope_i, slope_d, grad_o, grad_b;
+  Tile<T, kLanes> o, q, d, bias, biased, pos_weight, slope_o, slope_i, slope_d, grad_o, grad_b;
   T* logits = b.original + sample * b.stride + c;
   load(o, logits, count);
   clear(bias);
   if (b.bias != nullptr) load(bias, b.bias + b.first_class + c, count);
   load_pos_weight(pos_weight, b.pos_weight, b.first_class + c, count);
-  for (int64_t l = 0; l < kTileLanes; ++l) biased.lane[l] = o.lane[l] + bias.lane[l];
+  for (int64_t l = 0; l < kLanes; ++l) biased.lane[l] = o.lane[l] + bias.lane[l];
   const T loss_o = bce_tile(biased, present, known, pos_weight, slope_o);
   clear(grad_o);
   clear(grad_b);
@@ -149,9 +159,9 @@ inline __attribute__((always_inline)) void bce_sample_tile(const BceBlock<T>& b,
     const T weight = b.row_weight != nullptr ? b.row_weight[row] : weights.scale;
     RowSums& sums = b.sums[row];
     sums.original += loss_o;
-    for (int64_t l = 0; l < kTileLanes; ++l) grad_o.lane[l] += weight * slope_o.lane[l];
+    for (int64_t l = 0; l < kLanes; ++l) grad_o.lane[l] += weight * slope_o.lane[l];
     if (grad_bias != nullptr) {
-      for (int64_t l = 0; l < kTileLanes; ++l) grad_b.lane[l] += weight * slope_o.lane[l];
+      for (int64_t l = 0; l < kLanes; ++l) grad_b.lane[l] += weight * slope_o.lane[l];
     }
     if (b.blocks == 0) continue;
     const int64_t partner = rows.partner[row] * b.words;
@@ -161,20 +171,20 @@ inline __attribute__((always_inline)) void bce_sample_tile(const BceBlock<T>& b,
     load(q, row_logits, count);
     clear(slope_i);
     clear(slope_d);
-    for (int64_t l = 0; l < kTileLanes; ++l) d.lane[l] = o.lane[l] - q.lane[l];
+    for (int64_t l = 0; l < kLanes; ++l) d.lane[l] = o.lane[l] - q.lane[l];
     if (b.blocks & kIdenticalBlock) {
-      for (int64_t l = 0; l < kTileLanes; ++l) biased.lane[l] = q.lane[l] + bias.lane[l];
+      for (int64_t l = 0; l < kLanes; ++l) biased.lane[l] = q.lane[l] + bias.lane[l];
       sums.identical += bce_tile(biased, present & partner_present, both, pos_weight, slope_i);
     }
     if (b.blocks & kDisparateBlock) {
-      for (int64_t l = 0; l < kTileLanes; ++l) biased.lane[l] = d.lane[l] + bias.lane[l];
+      for (int64_t l = 0; l < kLanes; ++l) biased.lane[l] = d.lane[l] + bias.lane[l];
       sums.disparate += bce_tile(biased, present & ~partner_present, both, pos_weight, slope_d);
     }
     if (!b.gradients) continue;
     const T weight_i = weight * weights.identical, weight_d = weight * weights.disparate;
     T dot_identical = 0, dot_disparate = 0;
 #pragma omp simd reduction(+ : dot_identical, dot_disparate)
-    for (int64_t l = 0; l < kTileLanes; ++l) {
+    for (int64_t l = 0; l < kLanes; ++l) {
       const T g_i = weight_i * slope_i.lane[l], g_d = weight_d * slope_d.lane[l], g = g_i - g_d;
       dot_identical += g * q.lane[l];
       dot_disparate += g * d.lane[l];
@@ -199,9 +209,13 @@ void bce_block(const BceBlock<T>& b, const RowView& rows, int64_t begin, int64_t
   for (int64_t sample = begin; sample < end; ++sample) {
     int64_t c = 0;
     for (; c + kTileLanes <= b.classes; c += kTileLanes) {
-      bce_sample_tile<T, true>(b, rows, weights, sample, c, grad_bias);
+      bce_sample_tile<T, kTileLanes, true>(b, rows, weights, sample, c, grad_bias);
     }
-    if (c < b.classes) bce_sample_tile<T, false>(b, rows, weights, sample, c, grad_bias);
+    if (c + kLastLanes < b.classes) {
+      bce_sample_tile<T, kTileLanes, false>(b, rows, weights, sample, c, grad_bias);
+    } else if (c < b.classes) {
+      bce_sample_tile<T, kLastLanes, false>(b, rows, weights, sample, c, grad_bias);
+    }
   }
 }
 

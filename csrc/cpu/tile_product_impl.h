@@ -19,6 +19,17 @@ template <typename T>
 constexpr int64_t kPanelColumns = 2 * VectorOf<T>::kLanes;
 
 constexpr int64_t kTileRows = 6;
+// Rows of a tile of one vector only, which has sums enough to hide the latency of their additions.
+constexpr int64_t kTallRows = 12;
+// Rows of the next tile where `left` are left: two tiles of four for the last eight keep the arithmetic units as busy as
+// one of six does, which one of two would not.
+inline int64_t tile_rows(int64_t left) { return left == 7 || left == 8 ? 4 : std::min(kTileRows, left); }
+
+template <typename T>
+inline int64_t tile_rows(int64_t left, int64_t columns) {
+  return columns <= VectorOf<T>::kLanes && left >= kTallRows ? kTallRows : tile_rows(left);
+}
+
 // Longest sum of one tile: a panel this deep (16 KiB) stays in the first-level cache beside the left operand.
 constexpr int64_t kTileDepth = 256;
 
@@ -37,13 +48,14 @@ inline __attribute__((always_inline)) void store_vector(T* data, Vector<T> vecto
   __builtin_memcpy(data, &vector, sizeof(vector));
 }
 
-// The rows of a tile: left(i) is read, elements `step` apart from one k to the next, out(i) is written.
-template <typename T>
+// The rows of a tile: left(i) is read, elements `step` apart from one k to the next, out(i) is written. Here those read
+// lie `kPitch` apart and those written anywhere.
+template <typename T, int64_t kPitch>
 struct ScatteredRows {
-  const T* from[kTileRows];
-  T* to[kTileRows];
+  const T* from;
+  T* to[kTallRows];
 
-  const T* left(int64_t i) const { return from[i]; }
+  const T* left(int64_t i) const { return from + i * kPitch; }
   T* out(int64_t i) const { return to[i]; }
 };
 
@@ -63,7 +75,7 @@ __attribute__((noinline)) void multiply_tile(const Rows& rows, int64_t step, con
   constexpr int64_t kLanes = VectorOf<T>::kLanes;
   Vector<T> sum[kRows][kVectors];
   const T* left[kRows];
-#pragma GCC unroll 6
+#pragma GCC unroll 12
   for (int i = 0; i < kRows; ++i) {
     left[i] = rows.left(i);
 #pragma GCC unroll 2
@@ -73,7 +85,7 @@ __attribute__((noinline)) void multiply_tile(const Rows& rows, int64_t step, con
     Vector<T> right[kVectors];
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) right[v] = load_vector(panel + v * kLanes);
-#pragma GCC unroll 6
+#pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i) {
       const T factor = left[i][k * step];
 #pragma GCC unroll 2
@@ -81,7 +93,7 @@ __attribute__((noinline)) void multiply_tile(const Rows& rows, int64_t step, con
     }
   }
   if (columns == kVectors * kLanes) [[likely]] {
-#pragma GCC unroll 6
+#pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i) {
       T* out = rows.out(i);
 #pragma GCC unroll 2
@@ -91,7 +103,7 @@ __attribute__((noinline)) void multiply_tile(const Rows& rows, int64_t step, con
     }
     return;
   }
-#pragma GCC unroll 6
+#pragma GCC unroll 12
   for (int i = 0; i < kRows; ++i) {
     T lane[kVectors * kLanes], *out = rows.out(i);
 #pragma GCC unroll 2
@@ -100,7 +112,7 @@ __attribute__((noinline)) void multiply_tile(const Rows& rows, int64_t step, con
   }
 }
 
-// The first `count` rows and `columns` columns.
+// The first `count` rows, six at most, and `columns` columns.
 template <int kVectors, typename T, typename Rows>
 inline void multiply_rows(const Rows& rows, int64_t count, int64_t step, const T* panel, int64_t depth, int64_t columns,
                           bool add) {
@@ -123,7 +135,9 @@ inline void multiply_rows(const Rows& rows, int64_t count, int64_t step, const T
 template <typename T, typename Rows>
 inline void multiply(const Rows& rows, int64_t count, int64_t step, const T* panel, int64_t depth, int64_t columns,
                      bool add) {
-  if (columns <= VectorOf<T>::kLanes) {
+  if (count == kTallRows) {
+    multiply_tile<kTallRows, 1>(rows, step, panel, depth, columns, add);
+  } else if (columns <= VectorOf<T>::kLanes) {
     multiply_rows<1>(rows, count, step, panel, depth, columns, add);
   } else {
     multiply_rows<2>(rows, count, step, panel, depth, columns, add);
@@ -143,11 +157,12 @@ struct Product {
   bool add;
 
   void run() const {
-    for (int64_t row = 0; row < rows; row += kTileRows) {
+    for (int64_t row = 0, count; row < rows; row += count) {
+      count = tile_rows(rows - row);
       const T* panel = panels;
       for (int64_t column = 0; column < columns; column += kPanelColumns<T>, panel += panel_stride) {
         const StridedRows<T> tile{left + row * row_step, out + row * out_stride + column, row_step, out_stride};
-        multiply(tile, std::min(kTileRows, rows - row), step, panel, depth,
+        multiply(tile, count, step, panel, depth,
                  std::min(kPanelColumns<T>, columns - column), add);
       }
     }
