@@ -25,6 +25,7 @@ _lookup: Callable[[str], str | None] = getattr(_extension.LIBRARY, "environment_
 def _environment(name: str) -> str | None:
     return os.environ.get(name) if torch.compiler.is_compiling() else _lookup(name)
 
+
 #: Backend name to (operator namespace, device type it serves).
 _namespaces: dict[str, tuple[str, str]] = {}
 

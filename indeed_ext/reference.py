@@ -183,6 +183,8 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 def identical_map(source: Tensor, partner: Tensor, norm: str, eps: float) -> Tensor:
     """The identical map m of eqs. (3), (4) for rows ``[R, n]``; zero, without gradient, where it is degenerate."""
     product = source * partner
+    if product.shape[1] == 0:
+        return product
     if norm == "l2":
         # The norm of a row whose square sum is zero has no gradient: take it of ones and discard it.
         degenerate = torch.linalg.vector_norm(product.detach(), dim=1, keepdim=True) <= eps

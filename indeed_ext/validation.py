@@ -86,6 +86,9 @@ def check_lam(lam: object) -> tuple[float | Tensor, float | Tensor]:
                 raise ValueError(f"lam: expected a 0-d tensor, got shape {tuple(part.shape)}")
             if part.requires_grad:
                 raise ValueError("lam: no gradient is computed for it; pass lam.detach()")
+            # On the host only, so that a GPU is not waited for.
+            if part.is_cpu and not torch.compiler.is_compiling() and not 0 <= part.item() < math.inf:
+                raise ValueError(f"lam: expected a finite number of at least 0, got {part.item()}")
         elif isinstance(part, bool) or not isinstance(part, (int, float)):
             raise TypeError(f"lam: expected a number or a 0-d tensor, got {type(part).__name__}")
         elif not 0 <= part < math.inf:

@@ -169,6 +169,8 @@ def _lam_faults() -> Iterator[Fault]:
         yield repr(value), "lam", TypeError, value
     yield "a tensor of one element", "lam", ValueError, torch.ones(1)
     yield "a tensor that requires grad", "lam", ValueError, torch.ones((), requires_grad=True)
+    for value in (-1.0, NAN, INF):
+        yield f"a tensor of {value}", "lam", ValueError, (1.0, torch.tensor(value))
 
 
 def _pos_weight_faults() -> Iterator[Fault]:

@@ -268,6 +268,14 @@ def test_components(backend: Backend, dtype: torch.dtype, reduction: str, pairin
 # -------------------------------------------------------------------- sizes, layouts
 
 
+@pytest.mark.parametrize("pairing", kit.PAIRINGS)
+@pytest.mark.parametrize("norm", kit.NORMS)
+@pytest.mark.parametrize("dtype", kit.DTYPES, ids=kit.SHORT.get)
+def test_no_features(backend: Backend, dtype: torch.dtype, norm: str, pairing: str) -> None:
+    """Only the bias is left to learn."""
+    kit.check_loss(backend, Case(5, 0, 4, norm, pairing, dtype=dtype).build())
+
+
 @pytest.mark.parametrize("reduction", kit.REDUCTIONS)
 @pytest.mark.parametrize("norm", kit.NORMS)
 @pytest.mark.parametrize("pairs", ["mined", "vector", "list", "empty list"])
