@@ -18,6 +18,7 @@ from indeed_ext.constants import NORMS, REDUCTIONS, STRATEGIES
 BATCH, WIDTH, CLASSES = 128, 2048, 80
 ACCUMULATED = 4  # bytes of a float32
 SECTOR = 32
+PROBES = 32  # samples that ``anchor`` draws for each
 
 
 @pytest.fixture(autouse=True)
@@ -129,9 +130,19 @@ def _statistics(launch: Any, element: int) -> tuple[int, int]:
     return operands + (launch.grid[0] - named["row_programs"]) * 2 * BATCH * 8 * 4, operands
 
 
+def _label_words() -> int:
+    return BATCH * -(-CLASSES // 32) * 4
+
+
+def _packing(launch: Any, element: int) -> tuple[int, int]:
+    operands = BATCH * CLASSES * _named(launch)["labels"].itemsize + 2 * _label_words()
+    return operands, operands
+
+
 #: Bytes requested by bytes of the operands. Products with the gradients by logits cannot start 64 programs and keep to
 #: 1.3: see docs/gpu.md, and test_no_tiling_of_the_gradients_is_within_the_bound.
 _BOUNDS = {
+    "pack_labels_kernel": (_packing, 1.3),
     "row_statistics_kernel": (_statistics, 1.3),
     "logits_kernel": (_logits, 1.3),
     "cross_entropies_kernel": (_cross_entropies, 1.3),
@@ -171,3 +182,76 @@ def test_tiles_take_whole_sectors(dtype: torch.dtype) -> None:
     }
     for what, sizes in runs.items():
         assert all(size % SECTOR == 0 for size in sizes), what
+
+
+def test_no_tiling_of_the_comparisons_is_within_the_bound() -> None:
+    """Four programs that compare all samples with all: a tile's words are read again by each tile beside or below."""
+    written = BATCH * BATCH // 8 + BATCH * 8
+    least = min(tiles + -(-4 // tiles) for tiles in range(1, 5)) * _label_words()
+    assert (least + written) / (2 * _label_words() + written) > 1.4
+
+
+def _used(*parts: tuple[int, int, int]) -> float:
+    """Bytes by those of their sectors, of parts (bytes of a run, runs one behind the other, times each is accessed).
+
+    A run is what one instruction of a warp, or several of them in whole sectors, take at once.
+    """
+    used = sectors = 0
+    for run, runs, times in parts:
+        used += times * runs * run
+        sectors += times * sum((at + run - 1) // SECTOR - at // SECTOR + 1 for at in range(0, runs * run, run))
+    return used / (sectors * SECTOR)
+
+
+def _packing_runs(launch: Any) -> list[tuple[int, int, int]]:
+    named, programs = _named(launch), math.prod(launch.grid)
+    return [(CLASSES * named["labels"].itemsize, BATCH, 1), (_label_words() // programs, programs, 2)]
+
+
+def _anchor_runs(launch: Any) -> list[tuple[int, int, int]]:
+    programs, warps = math.prod(launch.grid), launch.tile.warps
+    words, own = (_label_words(), 1, programs), (_label_words() // programs, programs, warps)
+    return [words, own, (8, 1, programs * warps), (8 * launch.tile.rows, programs, 1)]
+
+
+def _compatibility_runs(launch: Any) -> list[tuple[int, int, int]]:
+    programs, warps = math.prod(launch.grid), launch.tile.warps
+    words, own = (_label_words(), 1, programs), (_label_words() // programs, programs, warps)
+    return [words, own, (BATCH * BATCH // 8 // programs, programs, 1), (8 * launch.tile.rows, programs, 1)]
+
+
+def _statistics_runs(launch: Any) -> list[tuple[int, int, int]]:
+    named = _named(launch)
+    features = (WIDTH * named["features"].itemsize, BATCH, 2)
+    return [features, (launch.tile.rows * ACCUMULATED, 5 * named["row_programs"], 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "runs"),
+    [
+        ("pack_labels_kernel", _packing_runs),
+        ("anchor_kernel", _anchor_runs),
+        ("compatibility_kernel", _compatibility_runs),
+        ("row_statistics_kernel", _statistics_runs),
+    ],
+)
+def test_short_runs_leave_most_of_their_sectors_used(name: str, runs: Any) -> None:
+    """Of the kernels that read or write a few bytes in a row: words of labels, partners, statistics of a few rows."""
+    launch = _launches(torch.bfloat16, strategy="matching" if name == "compatibility_kernel" else "anchor")[name]
+    assert _used(*runs(launch)) >= 0.9
+
+
+def test_mining_reads_a_batch_in_order() -> None:
+    """Where that asks for no more words than those of every sample and of all that it draws, at random."""
+    anchor = _launches(torch.bfloat16)["anchor_kernel"]
+    assert _named(anchor)["WHOLE"]
+    assert anchor.tile.columns >= BATCH
+    assert math.prod(anchor.grid) * _label_words() <= (1 + PROBES) * _label_words()
+    assert not _named(_launches(torch.bfloat16, shape=(512, WIDTH, CLASSES))["anchor_kernel"])["WHOLE"]
+
+
+def test_matching_tiles_read_a_word_once() -> None:
+    """A tile has a word of 32 bits for every thread, else Triton lets all threads load the words they need bits of."""
+    for dtype in (torch.bfloat16, torch.float32):
+        tile = _launches(dtype, strategy="matching")["matching_kernel"].tile
+        assert tile.rows * tile.columns // 32 >= 32 * tile.warps

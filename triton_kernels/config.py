@@ -14,6 +14,9 @@ summation orders. The table has one line per kind of device, type of the product
 - Large sizes have programs enough, and take more warps.
 - Row-local kernels take few rows per program, so that a training batch starts a program for each multiprocessor, and
   as many columns as keep loads wide.
+- A tile of candidates holds a training batch, whose label words ``anchor`` then reads in order, once for as many
+  samples as draw more of them. A tile of ``matching`` has a word of 32 bits for every thread: of fewer words Triton
+  lets every thread load those it needs bits of.
 - Blackwell (sm_100 and later) keeps sums and operands of half types in 512 columns of tensor memory, which the tiles of
   both products with the gradients by logits must fit together: theirs are half as wide.
 - Stages beyond two pay on sm_80 and later, whose copies to shared memory are asynchronous. AMD has no such copies, and
@@ -56,8 +59,9 @@ class Configuration:
     statistics: Tile = Tile(2, 1024)  # rows x features
     links: Tile = Tile(64, 64)  # endpoints x endpoints
     maps: Tile = Tile(1, 1024, warps=2)  # samples x features
-    anchor: Tile = Tile(4, 64, warps=2)  # samples x candidates
-    matching: Tile = Tile(32, 128, warps=16)  # samples x candidates, one program
+    anchor: Tile = Tile(8, 128)  # samples x candidates
+    compatibility: Tile = Tile(4, 128, warps=2)  # samples x candidates
+    matching: Tile = Tile(64, 128, warps=8)  # samples x candidates, one program
 
 
 _HALF, _SINGLE, _DOUBLE = "half", "single", "double"
@@ -133,6 +137,7 @@ _INTERPRETER = Configuration(
     links=Tile(64, 64),
     maps=Tile(32, 64),
     anchor=Tile(64, 64),
+    compatibility=Tile(64, 64),
     matching=Tile(64, 64),
 )
 

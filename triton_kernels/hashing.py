@@ -26,7 +26,7 @@ def _mix(x):
 @device_function
 def stream_hash(seed):
     """uint32 [1] from a pointer to the int64 seed."""
-    bits = tl.load(seed + tl.arange(0, 1))
+    bits = tl.load(seed)
     high = (bits >> 32).to(tl.uint32)
     return _mix(bits.to(tl.uint32) + _mix(high + tl.full([1], _GOLDEN, tl.uint32)))
 
@@ -59,7 +59,7 @@ def matching_cost(hashed):
 
 
 @device_function
-def balanced_cost(hashed, degree_product):
-    """deg_i * deg_j * (1 + rho), rho in [0, spread), in fixed point; below 2**63 for batches up to 2**20."""
+def balanced_cost(hashed, degree):
+    """deg_j * (1 + rho), rho in [0, spread), in fixed point: what the costs of a sample i have but deg_i in common."""
     rho = (hashed.to(tl.int64) * _SPREAD) >> (32 - _FRACTION_BITS)
-    return degree_product * (_UNIT + rho)
+    return degree * (_UNIT + rho)
