@@ -15,7 +15,8 @@ summation orders. The table has one line per kind of device, type of the product
 - Row-local kernels take few rows per program, so that a training batch starts a program for each multiprocessor, and
   as many columns as keep loads wide.
 - A tile of candidates holds a training batch, whose label words ``anchor`` then reads in order, once for as many
-  samples as draw more of them. A tile of ``matching`` has a word of 32 bits for every thread: of fewer words Triton
+  samples as draw more of them. One of ``compatibility`` is as tall as keeps the words that its neighbours read again
+  few. A tile of ``matching`` has a word of 32 bits for every thread: of fewer words Triton
   lets every thread load those it needs bits of.
 - Blackwell (sm_100 and later) keeps sums and operands of half types in 512 columns of tensor memory, which the tiles of
   both products with the gradients by logits must fit together: theirs are half as wide.
@@ -60,7 +61,7 @@ class Configuration:
     links: Tile = Tile(64, 64)  # endpoints x endpoints
     maps: Tile = Tile(1, 1024, warps=2)  # samples x features
     anchor: Tile = Tile(8, 128)  # samples x candidates
-    compatibility: Tile = Tile(4, 128, warps=2)  # samples x candidates
+    compatibility: Tile = Tile(64, 128, warps=8)  # samples x candidates
     matching: Tile = Tile(64, 128, warps=8)  # samples x candidates, one program
 
 
