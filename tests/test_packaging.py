@@ -319,6 +319,8 @@ def test_build_information_of_a_loaded_extension() -> None:
     assert on_disk == _extension.BUILD_INFO, "the binary and the information beside it are of different builds"
     assert on_disk["version"] == indeed_ext.__version__
     assert on_disk["torch_target"] == "2.11"
+    beside_its_torch = on_disk["torch"] == torch.__version__
+    assert (_extension.AUTOGRAD_ERROR is None) == beside_its_torch, _extension.AUTOGRAD_ERROR
 
 
 # ------------------------------------------------------------------------------- commands
