@@ -17,9 +17,21 @@ import torch.nn.functional as F
 from kit import Backend, Case
 from torch import Tensor
 
-from indeed_ext import fused_indeed_loss, reference
+from indeed_ext import _extension, fused_indeed_loss, reference
 
 pytestmark = pytest.mark.nodes
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("reduction", kit.REDUCTIONS)
+def test_which_node_serves(backend: Backend, reduction: str) -> None:
+    """Without this, all else here would pass with the node in C++ never called."""
+    inputs = Case(5, 6, 4, reduction=reduction).build().to(backend.device)
+    leaves = {name: leaf.requires_grad_() for name, leaf in inputs.leaves.items()}
+    loss = fused_indeed_loss(labels=inputs.labels, backend=backend.name, **leaves, **inputs.options)
+    native = backend.native_node and backend.name in ("cpu", "cuda") and _extension.AUTOGRAD_ERROR is None
+    assert (loss.grad_fn.name() == "FusedINDeeDLossBackward") != (native and reduction != "none")
+
 
 _LEAVES = ("features", "weight", "bias")
 _SUBSETS = [subset for size in (1, 2, 3) for subset in itertools.combinations(_LEAVES, size)]
