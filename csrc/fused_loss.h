@@ -85,7 +85,7 @@ class FusedLoss {
   }
 
   std::tuple<Tensor, Tensor> run() {
-    logits_ = scratch_.template take<T>(sizes_.stacked * sizes_.block);
+    logits_ = scratch_.template take<T>(logit_elements());
     sums_ = scratch_.template take<RowSums>(rows_.count());
     auto* statistics = scratch_.template take<MapStatistics<T>>(rows_.count());
     if (request_.wants(kGradBias)) bias_partials_ = scratch_.template take<T>(bias_chunks_ * sizes_.block);
@@ -125,11 +125,13 @@ class FusedLoss {
     return {batch, width, classes, stacked, block};
   }
 
+  int64_t logit_elements() const { return sizes_.stacked * products_.logit_stride(sizes_.block); }
+
   bool nothing_to_multiply() const { return sizes_.batch == 0 || sizes_.classes == 0; }
 
   size_t scratch_bytes() const {
     const int64_t bias = request_.wants(kGradBias) ? bias_chunks_ * sizes_.block : 0;
-    return Scratch::template bytes_of<T>(sizes_.stacked * sizes_.block) + Scratch::template bytes_of<T>(bias) +
+    return Scratch::template bytes_of<T>(logit_elements()) + Scratch::template bytes_of<T>(bias) +
            Scratch::template bytes_of<RowSums>(rows_.count()) +
            Scratch::template bytes_of<MapStatistics<T>>(rows_.count()) + products_.scratch_bytes();
   }
@@ -191,9 +193,10 @@ class FusedLoss {
   BceBlock<T> cross_entropies(int64_t first, int64_t count) const {
     BceBlock<T> block{};
     block.first_class = first;
-    block.classes = block.stride = count;
+    block.classes = count;
+    block.stride = products_.logit_stride(count);
     block.original = logits_;
-    block.identical = logits_ + sizes_.batch * count;
+    block.identical = logits_ + sizes_.batch * block.stride;
     block.bias = optional_data<T>(bias_);
     block.pos_weight = optional_data<T>(pos_weight_);
     block.present = label_words(request_.present);

@@ -2,6 +2,8 @@
 // features nor the gradients by them are ever a matrix in memory. One table exists per instruction set.
 #pragma once
 
+#include <atomic>
+
 #include "cpu/row_kernels.h"
 
 namespace indeed::cpu {
@@ -14,8 +16,12 @@ struct FusedBlock {
   int64_t stacked;    // B + R, or B where the blocks of eq. (5) are left out
   const T* weight;    // [classes, n], the rows of this block
   T* weight_panels;   // panel_elements(classes, n), written by pack_weight
+  bool skips_zeros;   // products pass over zeros of the stack, of which there are many
+  uint64_t* nonzero;  // [stacked, words of n bits]: where the stack is not zero, written with the first block, or null
+  std::atomic<bool>* weight_is_finite;  // written by pack_weight where zeros are passed over
   BceBlock<T> bce;    // its logits: [B, classes], then [R, classes] right behind
-  T* transposed;      // [classes, stacked]: the gradients by the logits, for the product by the stack
+  T* transposed;      // [classes, stacked]: the gradients by the logits, for the product by the stack, or null
+  uint8_t* poisoned;  // [stacked]: rows of those gradients that are not finite; null where zeros are not passed over
   bool minmax;
   double eps;
   MapStatistics<T>* statistics;  // [R], written with the first block
@@ -27,15 +33,16 @@ struct FusedBlock {
 template <typename T>
 struct FusedKernels {
   int64_t panel_columns;  // strips are multiples of this wide
+  int64_t (*weight_panel_columns)(bool skips_zeros);
   int64_t sample_scratch_elements;
   int64_t (*strip_scratch_elements)(int64_t strip);
 
-  // Panels [begin, end) of the transposed weight, panel_columns classes each.
+  // Panels [begin, end) of the transposed weight, weight_panel_columns classes each.
   void (*pack_weight)(const FusedBlock<T>& block, int64_t begin, int64_t end);
   // Logits of samples [begin, end) and of the identical features of their own rows.
   void (*logits)(const FusedBlock<T>& block, const RowView& rows, int64_t begin, int64_t end, T* scratch);
-  // The gradients by those logits into FusedBlock::transposed.
-  void (*transpose_gradients)(const FusedBlock<T>& block, const RowView& rows, int64_t begin, int64_t end);
+  // From the gradients by those logits what the weight gradient needs: FusedBlock::transposed or ::poisoned.
+  void (*prepare_gradients)(const FusedBlock<T>& block, const RowView& rows, int64_t begin, int64_t end);
   // A strip of columns, from `begin` on, of the weight and feature gradients. stack_gradient [B + R, strip] carries the
   // products by the stack from block to block. `next` is where the strip after it begins, the width if there is none.
   void (*gradients)(const FusedBlock<T>& block, const RowView& rows, int64_t begin, int64_t next, int64_t strip,

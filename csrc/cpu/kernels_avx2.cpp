@@ -1,4 +1,4 @@
-// The kernels compiled for AVX2 and FMA. Standard and torch headers come first, so that no function they
+// The kernels compiled for AVX2, FMA and BMI. Standard and torch headers come first, so that no function they
 // define is compiled for a machine that may lack the instructions.
 #include <algorithm>
 #include <cmath>
@@ -8,10 +8,10 @@
 #if defined(INDEED_HAS_AVX2_VARIANT)
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,bmi"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,bmi")
 #endif
 
 #include "common/bce.h"
@@ -24,7 +24,10 @@ namespace avx2 {
 #include "cpu/map_backward_impl.h"
 #include "cpu/row_kernels_impl.h"
 #include "cpu/tile_product_impl.h"
-#include "cpu/fused_kernels_impl.h"
+#include "cpu/transpose_impl.h"
+#include "cpu/sparse_product_impl.h"
+#include "cpu/fused_logits_impl.h"
+#include "cpu/fused_gradients_impl.h"
 #include "cpu/mining_kernels_impl.h"
 }  // namespace avx2
 

@@ -13,7 +13,10 @@ namespace baseline {
 #include "cpu/map_backward_impl.h"
 #include "cpu/row_kernels_impl.h"
 #include "cpu/tile_product_impl.h"
-#include "cpu/fused_kernels_impl.h"
+#include "cpu/transpose_impl.h"
+#include "cpu/sparse_product_impl.h"
+#include "cpu/fused_logits_impl.h"
+#include "cpu/fused_gradients_impl.h"
 #include "cpu/mining_kernels_impl.h"
 }  // namespace baseline
 
@@ -21,7 +24,8 @@ namespace {
 
 bool runs_avx2() {
 #if defined(INDEED_HAS_AVX2_VARIANT)
-  static const bool runs = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  static const bool runs = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                           __builtin_cpu_supports("bmi");
   return runs;
 #else
   return false;

@@ -33,13 +33,22 @@ class Products {
         slots_(parallel_slots(4 * sizes.stacked * sizes.width * sizes.block / kMultiplications)),
         strip_(strip_width()),
         strips_((sizes.width + strip_ - 1) / strip_),
-        features_(as_type(request.features, dtype)) {}
+        features_(as_type(request.features, dtype)),
+        skips_zeros_(sizes.classes > kFewClasses && has_many_zeros()) {}
+
+  // Elements between two rows of logits of so many classes. An odd number of cache lines, which spreads rows over the
+  // sets of a cache.
+  int64_t logit_stride(int64_t classes) const {
+    return skips_zeros_ ? ((classes + kRowElements - 1) / kRowElements | 1) * kRowElements : classes;
+  }
 
   // Whether the feature gradient is written by the map's backward, in a type of its choice.
   bool maps_gradient() const { return true; }
 
   size_t scratch_bytes() const {
-    return Workspace::bytes_of<T>(transposed_elements()) + Workspace::bytes_of<T>(panel_elements()) +
+    return Workspace::bytes_of<T>(transposed_elements()) + Workspace::bytes_of<uint8_t>(poisoned_elements()) +
+           Workspace::bytes_of<uint64_t>(nonzero_words()) +
+           Workspace::bytes_of<T>(panel_elements()) +
            Workspace::bytes_of<T>(slots_ * scratch_elements()) + Workspace::bytes_of<T>(stack_gradient_elements());
   }
 
@@ -50,6 +59,10 @@ class Products {
     block_.width = sizes_.width;
     block_.stacked = sizes_.stacked;
     block_.transposed = workspace.take<T>(transposed_elements());
+    block_.poisoned = workspace.take<uint8_t>(poisoned_elements());
+    block_.nonzero = workspace.take<uint64_t>(nonzero_words());
+    block_.skips_zeros = skips_zeros_;
+    block_.weight_is_finite = &weight_is_finite_;
     block_.weight_panels = workspace.take<T>(panel_elements());
     block_.minmax = request_.minmax;
     block_.eps = request_.eps;
@@ -69,7 +82,9 @@ class Products {
     block_.last = classes.last;
     const int64_t count = classes.bce.classes;
     const int64_t packing_slots = std::min(slots_, parallel_slots(count * sizes_.width / kPackedElements));
-    parallel(packing_slots, panels(count), [&](int64_t, int64_t begin, int64_t end) {
+    weight_is_finite_ = true;
+    const int64_t columns = kernels().weight_panel_columns(skips_zeros_);
+    parallel(packing_slots, (count + columns - 1) / columns, [&](int64_t, int64_t begin, int64_t end) {
       kernels().pack_weight(block_, begin, end);
     });
     parallel(slots_, chunks_, [&](int64_t slot, int64_t begin, int64_t end) {
@@ -79,7 +94,7 @@ class Products {
         if (partial != nullptr) std::fill(partial, partial + count, T(0));
         const int64_t last = std::min(sizes_.batch, (chunk + 1) * kChunk);
         row_kernels<T>().bce_block(block_.bce, rows_, chunk * kChunk, last, partial);
-        if (block_.grad_weight != nullptr) kernels().transpose_gradients(block_, rows_, chunk * kChunk, last);
+        if (block_.grad_weight != nullptr) kernels().prepare_gradients(block_, rows_, chunk * kChunk, last);
       }
     });
   }
@@ -101,7 +116,24 @@ class Products {
 
   static const FusedKernels<T>& kernels() { return fused_kernels<T>(); }
 
-  static int64_t panels(int64_t classes) { return (classes + kernels().panel_columns - 1) / kernels().panel_columns; }
+  // Where zeros are passed over: rows of logits are whole vectors of any instruction set, and with no more classes than
+  // that there is nothing to gain.
+  static constexpr int64_t kRowElements = 16, kFewClasses = 32;
+  static constexpr double kManyZeros = 0.3;
+
+  // Whether many features are zero, judged by pieces of a few rows; the result of the loss does not depend on it but for
+  // rounding.
+  bool has_many_zeros() const {
+    constexpr int64_t kRows = 16, kColumns = 64;
+    const T* features = static_cast<const T*>(features_.const_data_ptr());
+    const int64_t rows = std::min(kRows, sizes_.batch), columns = std::min(kColumns, sizes_.width);
+    int64_t zeros = 0;
+    for (int64_t i = 0; i < rows; ++i) {
+      const T* piece = features + sizes_.batch * i / rows * sizes_.width + (sizes_.width - columns) * i / rows;
+      for (int64_t k = 0; k < columns; ++k) zeros += piece[k] == T(0);
+    }
+    return static_cast<double>(zeros) >= kManyZeros * static_cast<double>(rows * columns);
+  }
 
   bool has_one_block() const { return sizes_.block >= sizes_.classes; }
 
@@ -112,9 +144,18 @@ class Products {
     return strip;
   }
 
-  int64_t transposed_elements() const { return request_.wants(kGradWeight) ? sizes_.stacked * sizes_.block : 0; }
+  int64_t transposed_elements() const {
+    return request_.wants(kGradWeight) && !skips_zeros_ ? sizes_.stacked * sizes_.block : 0;
+  }
 
-  int64_t panel_elements() const { return panels(sizes_.block) * kernels().panel_columns * sizes_.width; }
+  int64_t poisoned_elements() const { return request_.wants(kGradWeight) && skips_zeros_ ? sizes_.stacked : 0; }
+
+  int64_t nonzero_words() const { return skips_zeros_ ? sizes_.stacked * ((sizes_.width + 63) / 64) : 0; }
+
+  int64_t panel_elements() const {
+    const int64_t columns = kernels().panel_columns;
+    return (sizes_.block + columns - 1) / columns * columns * sizes_.width;
+  }
 
   int64_t scratch_elements() const {
     return std::max(kernels().sample_scratch_elements, kernels().strip_scratch_elements(strip_));
@@ -133,6 +174,8 @@ class Products {
   const LossSizes sizes_;
   const int64_t chunks_, slots_, strip_, strips_;
   const Tensor features_;
+  const bool skips_zeros_;
+  std::atomic<bool> weight_is_finite_{true};
   FusedBlock<T> block_{};
   T* scratch_ = nullptr;         // one piece per thread
   T* stack_gradient_ = nullptr;  // strips of [V; T]

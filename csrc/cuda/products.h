@@ -18,6 +18,9 @@ class Device::Products {
   // Without rows there is only V, which is ∂f: the product writes it.
   bool maps_gradient() const { return sizes_.stacked > sizes_.batch; }
 
+  // Elements between two rows of logits of so many classes.
+  int64_t logit_stride(int64_t classes) const { return classes; }
+
   size_t scratch_bytes() const {
     const size_t stack = Scratch::bytes_of<T>(sizes_.stacked * sizes_.width);
     return stack + (stacks_gradient() ? stack : 0);
