@@ -133,11 +133,12 @@ def ninja_text(
         nvcc += arch_flags(arch_list())
         lines += rule("nvcc", [*nvcc, *includes, *cuda_include], "-MD -MF $out.d -c $in -o $out", depfile=True)
         libraries += ["-ltorch_cuda", f"-L{toolkit.library_dir}", "-lcudart"]
-    # Only the module itself sees pybind11 and the build information, whose paths and text
-    # change from build to build.
-    module_includes = [pybind11.get_include(), sysconfig.get_path("include"), str(objects)]
+    # Only the modules see Python's headers, and only the first the build information, whose text changes from build to
+    # build.
+    python_include = sysconfig.get_path("include")
+    module_includes = [pybind11.get_include(), python_include, str(objects)]
     lines += rule("cxx", cxx, "$more -MD -MF $out.d -c $in -o $out", depfile=True)
-    lines += rule("link", link, "$in -o $out " + shlex.join(libraries))
+    lines += rule("link", link, "$in -o $out $more " + shlex.join(libraries))
     parts: dict[Path, list[str]] = {library: [], library.with_name(AUTOGRAD_NAME): []}
     for source in sources:
         # The whole name, suffix included: operators.cpp and operators.cu may share a stem.
@@ -147,9 +148,12 @@ def ninja_text(
             lines.append("  more = " + shlex.join(f"-I{path}" for path in module_includes).replace("$", "$$"))
         of_autograd = source.startswith("csrc/autograd/")
         if of_autograd:
-            lines.append("  more = -UTORCH_TARGET_VERSION")
+            lines.append("  more = " + shlex.join(["-UTORCH_TARGET_VERSION", "-I" + python_include]).replace("$", "$$"))
         parts[library.with_name(AUTOGRAD_NAME) if of_autograd else library].append(output)
-    lines += [f"build {escape(path)}: link {' '.join(outputs)}" for path, outputs in parts.items()]
+    for path, outputs in parts.items():
+        lines.append(f"build {escape(path)}: link {' '.join(outputs)}")
+        if path.name == AUTOGRAD_NAME:
+            lines.append("  more = -ltorch_python")
     return "\n".join(lines) + "\n"
 
 

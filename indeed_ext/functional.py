@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from . import operators as operators_module
 from . import reference
 from .backends import LossSize, select
 from .constants import DISPARATE_BLOCK, IDENTICAL_BLOCK, NORMS, REDUCTIONS, STRATEGIES
@@ -244,6 +245,16 @@ def fused_indeed_loss(
         ValueError, TypeError: a bad argument, named, before any work.
         RuntimeError: on differentiating twice; the ``"reference"`` backend can.
     """
+    if (plain_loss := operators_module.plain_loss) is not None and not torch.compiler.is_dynamo_compiling():
+        try:
+            result = plain_loss(
+                _kept_loss_settings, features, weight, labels, bias, pairs, strategy, norm, lam, eps, reduction,
+                pos_weight, seed, generator, backend,
+            )  # fmt: skip
+        except _REFUSALS:
+            result = None  # what follows says what is wrong in the terms of this function
+        if result is not None:
+            return result if return_components else result[0]
     features, weight, bias = _autocast(features, weight, bias)
     arguments: _LossArguments = (
         features, weight, labels, bias, pairs, strategy, norm, lam, eps, reduction, pos_weight, seed, generator

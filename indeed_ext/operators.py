@@ -266,8 +266,11 @@ class FusedINDeeDLoss(torch.autograd.Function):
 
 #: The operator of csrc/autograd, which is FusedINDeeDLoss for eager calls of torch.ops.indeed_ext; None if not loaded.
 native_node: Any | None = None
-if _extension.AUTOGRAD_ERROR is None:
+#: The same for calls that hold nothing out of the ordinary, from arguments as users give them; None if not loaded.
+plain_loss: Any | None = None
+if _extension.AUTOGRAD is not None:
     native_node = torch.ops.indeed_ext_autograd.indeed_loss.default
+    plain_loss = _extension.AUTOGRAD.plain_loss
 
 
 def native_node_for(operators: Any, reduction: int) -> Any | None:

@@ -115,3 +115,4 @@ def _node(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     backend = callspec.params.get("backend") if callspec else None
     if backend is not None and not backend.native_node:
         monkeypatch.setattr(operators, "native_node", None)
+        monkeypatch.setattr(operators, "plain_loss", None)

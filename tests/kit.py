@@ -158,7 +158,7 @@ class Case:
     bias: bool = True
     pos_weight: bool = False
     unknown: bool = False
-    values: str = "relu"  # or "signed", "positive", "tied", "constant", "zero"
+    values: str = "relu"  # or "signed", "positive", "sparse", "tied", "constant", "zero"
     lam: Any = (0.8, 1.3)
 
     def __str__(self) -> str:
@@ -207,6 +207,8 @@ def feature_values(kind: str, normal: Callable[..., Tensor], batch: int, width: 
         return values.relu()
     if kind == "positive":
         return values.abs() + 0.1
+    if kind == "sparse":  # of both signs, so that a map is shifted where minmax is asked for
+        return values * (values.abs() > 1)
     if kind == "tied":  # few distinct values: many elements share the minimum and the maximum
         return (values * 1.5).round().clamp(-1, 2)
     if kind == "constant":

@@ -320,6 +320,7 @@ def _many_classes(backend: Backend) -> list[Case]:
         # Summed over so many classes and rows, gradients do not fit float16.
         reduction = "mean" if dtype == torch.float16 else kit.REDUCTIONS[turn % 3]
         flags = {"bias": turn % 5 != 0, "pos_weight": turn % 3 == 0, "unknown": turn % 2 == 0}
+        flags["values"] = "signed" if turn // 8 % 2 else "relu"
         pairing = kit.PAIRINGS[turn // 2 % 4] if shape[0] < 2000 else "list"  # the reference mines in B * B memory
         cases.append(Case(*shape, kit.NORMS[turn % 2], pairing, reduction, dtype, **flags))
     return list(dict.fromkeys(backend.limit(case) for case in cases))

@@ -13,12 +13,15 @@ from kit import Backend, Case, Result
 from indeed_ext import fused_indeed_loss, mine_pairs
 
 
+@pytest.mark.parametrize("values", ["relu", "signed"])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=kit.SHORT.get)
 @pytest.mark.parametrize("norm", kit.NORMS)
-def test_loss_and_gradients(backend: Backend, norm: str, dtype: torch.dtype, reduction: str) -> None:
+def test_loss_and_gradients(backend: Backend, norm: str, dtype: torch.dtype, reduction: str, values: str) -> None:
     """Bit for bit on the CPU; elsewhere to a few units in the last place, which sums in another order may cost."""
-    inputs = backend.limit(Case(257, 300, 100, norm, "anchor", reduction, dtype)).build().to(backend.device)
+    inputs = (
+        backend.limit(Case(257, 300, 100, norm, "anchor", reduction, dtype, values=values)).build().to(backend.device)
+    )
     fused = functools.partial(fused_indeed_loss, backend=backend.name)
     results: list[Result] = []
     for count in (1, 2, 5):

@@ -3,6 +3,8 @@
 //
 // FusedINDeeDLoss in indeed_ext/operators.py is the same node for everybody else. Autograd is outside LibTorch's stable
 // ABI, so this library is apart from the operators and is loaded only beside the very torch it was built with.
+#include "autograd/indeed_loss.h"
+
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/randint.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -65,6 +67,13 @@ void refuse_second_derivatives(variable_list& gradients) {
   }
 }
 
+// Whether a number is 1, where telling needs no waiting.
+bool is_one(const Tensor& number) {
+  if (!number.is_cpu() || number.key_set().has(c10::DispatchKey::Python)) return false;
+  if (number.scalar_type() == at::kFloat) return *number.const_data_ptr<float>() == 1;
+  return number.item<double>() == 1;
+}
+
 struct FusedINDeeDLoss : torch::autograd::Function<FusedINDeeDLoss> {
   static constexpr std::array<int64_t, 3> kGradients{kGradFeatures, kGradWeight, kGradBias};
 
@@ -88,13 +97,13 @@ struct FusedINDeeDLoss : torch::autograd::Function<FusedINDeeDLoss> {
     const at::ScalarType dtype = context->saved_data["dtype"].toScalarType();
     const variable_list saved = context->get_saved_variables();
     const bool kept = torch::autograd::get_current_graph_task_keep_graph();
-    const bool scaled = kept || !scale.is_cpu() || scale.item<double>() != 1;
+    const bool scaled = kept || !is_one(scale);
     for (size_t k = 0; k < kGradients.size(); ++k) {
       if ((wanted & kGradients[k]) == 0) continue;
       const at::NoGradGuard no_grad;
       Tensor gradient = saved[k];
       if (scaled) gradient = kept ? gradient.mul(scale) : gradient.mul_(scale);
-      gradients[k] = gradient.to(dtype);
+      gradients[k] = gradient.scalar_type() == dtype ? gradient : gradient.to(dtype);
     }
     refuse_second_derivatives(gradients);
     return gradients;
@@ -106,6 +115,8 @@ int64_t wanted_gradients(const Tensor& features, const Tensor& weight, const Opt
   return kGradFeatures * features.requires_grad() + kGradWeight * weight.requires_grad() +
          kGradBias * (bias.has_value() && bias->requires_grad());
 }
+
+}  // namespace
 
 std::tuple<Tensor, Tensor> differentiable_indeed_loss(
     const Tensor& features, const Tensor& weight, const OptionalTensor& bias, const Tensor& labels,
@@ -124,8 +135,6 @@ std::tuple<Tensor, Tensor> differentiable_indeed_loss(
   const Results results = call_operator(features, weight, bias, rest, 0);
   return {std::get<0>(results), std::get<1>(results)};
 }
-
-}  // namespace
 
 TORCH_LIBRARY(indeed_ext_autograd, m) {
   m.def(
