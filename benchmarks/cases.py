@@ -68,9 +68,11 @@ class Case:
     pairing: str = "anchor"
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
+    zeros: bool = True  # in half of the features, as after a ReLU; none are zero otherwise, as after average pooling
 
     def __str__(self) -> str:
-        return f"{self.shape}-{self.norm}-{self.pairing}-{dtype_name(self.dtype)}"
+        kind = "" if self.zeros else "-without-zeros"
+        return f"{self.shape}-{self.norm}-{self.pairing}-{dtype_name(self.dtype)}{kind}"
 
     @property
     def strategy(self) -> str | None:
@@ -121,11 +123,12 @@ class Inputs:
 
 
 def make_inputs(case: Case, seed: int = 0) -> Inputs:
-    """Inputs as training has them: features after a ReLU, a classifier of PyTorch's scale, float 0/1 labels."""
+    """Inputs as training has them: no negative features, a classifier of PyTorch's scale, float 0/1 labels."""
     shape, generator = case.shape, torch.Generator().manual_seed(seed)
     labels = make_labels(shape.batch, shape.classes, generator)
     pairs = _pairs(case, labels, generator)
-    features = torch.randn(shape.batch, shape.width, generator=generator).relu_()
+    features = torch.randn(shape.batch, shape.width, generator=generator)
+    features = features.relu_() if case.zeros else features.abs_()
     weight = torch.randn(shape.classes, shape.width, generator=generator).div_(shape.width**0.5)
     bias = torch.randn(shape.classes, generator=generator).mul_(0.1)
 

@@ -1,7 +1,8 @@
 """Measures everything in one process and writes report.md, results.csv and the plots.
 
-Sections: training (forward and backward of the loss at all shapes), mining, growth (time as a size doubles), memory
-(peak beyond inputs and gradients, in fresh processes) and threads (whether their number changes results).
+Sections: training (forward and backward of the loss at all shapes), dense (the same on features without zeros),
+mining, growth (time as a size doubles), memory (peak beyond inputs and gradients, in fresh processes) and threads
+(whether their number changes results).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from . import growth, memory, mining, threads, training
+from . import dense, growth, memory, mining, threads, training
 from .cases import SHAPES, Shape
 from .competitors import compiled_backends
 from .environment import describe
@@ -23,7 +24,7 @@ from .results import Report, table, write_csv
 from .settings import Settings
 from .timing import Effort
 
-SECTIONS = {module.SECTION: module for module in (training, mining, growth, memory, threads)}
+SECTIONS = {module.SECTION: module for module in (training, dense, mining, growth, memory, threads)}
 QUICK_SHAPES = (Shape(64, 512, 20), Shape(128, 2048, 80))
 QUICK_EFFORT = Effort(rounds=7, seconds=0.7, fewest=3)
 

@@ -101,6 +101,7 @@ def write_csv(path: Path, rows: Sequence[Row], environment: Mapping[str, str]) -
         "norm": lambda row: row.case.norm,
         "pairing": lambda row: row.case.pairing,
         "dtype": lambda row: dtype_name(row.case.dtype),
+        "zeros": lambda row: row.case.zeros,
         "note": lambda row: row.note,
         "metric": lambda row: row.metric,
         "unit": lambda row: row.unit,

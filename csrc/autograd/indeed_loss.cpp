@@ -12,7 +12,6 @@
 #include <torch/csrc/autograd/graph_task.h>
 #include <torch/library.h>
 
-#include <array>
 #include <cstdint>
 #include <limits>
 #include <memory>
@@ -75,14 +74,16 @@ bool is_one(const Tensor& number) {
 }
 
 struct FusedINDeeDLoss : torch::autograd::Function<FusedINDeeDLoss> {
-  static constexpr std::array<int64_t, 3> kGradients{kGradFeatures, kGradWeight, kGradBias};
+  static constexpr size_t kInputs = 3;
 
   static variable_list forward(AutogradContext* context, const Tensor& features, const Tensor& weight,
                                const OptionalTensor& bias, const Rest& rest, int64_t wanted) {
     auto [loss, components, of_features, of_weight, of_bias] = call_operator(features, weight, bias, rest, wanted);
-    context->save_for_backward({of_features, of_weight, of_bias});
-    context->saved_data["wanted"] = wanted;
-    context->saved_data["dtype"] = features.scalar_type();
+    context->save_for_backward({(wanted & kGradFeatures) != 0 ? of_features : Tensor(),
+                                (wanted & kGradWeight) != 0 ? of_weight : Tensor(),
+                                (wanted & kGradBias) != 0 ? of_bias : Tensor()});
+    const at::ScalarType dtype = features.scalar_type();
+    if (dtype == at::kHalf) context->saved_data["dtype"] = dtype;  // gradients of other types wait in their own
     context->mark_non_differentiable({components});
     context->set_materialize_grads(false);
     return {loss, components};
@@ -90,20 +91,19 @@ struct FusedINDeeDLoss : torch::autograd::Function<FusedINDeeDLoss> {
 
   // Saved gradients times the upstream one: in place where this is their only use, untouched where it is 1.
   static variable_list backward(AutogradContext* context, const variable_list& upstream) {
-    variable_list gradients(kGradients.size() + 2);  // rest and wanted have none
+    variable_list gradients(kInputs + 2);  // rest and wanted have none
     const Tensor& scale = upstream[0];
     if (!scale.defined()) return gradients;
-    const int64_t wanted = context->saved_data["wanted"].toInt();
-    const at::ScalarType dtype = context->saved_data["dtype"].toScalarType();
+    const bool is_half = !context->saved_data.empty();
     const variable_list saved = context->get_saved_variables();
     const bool kept = torch::autograd::get_current_graph_task_keep_graph();
     const bool scaled = kept || !is_one(scale);
-    for (size_t k = 0; k < kGradients.size(); ++k) {
-      if ((wanted & kGradients[k]) == 0) continue;
-      const at::NoGradGuard no_grad;
+    for (size_t k = 0; k < kInputs; ++k) {
       Tensor gradient = saved[k];
+      if (!gradient.defined()) continue;
+      const at::NoGradGuard no_grad;
       if (scaled) gradient = kept ? gradient.mul(scale) : gradient.mul_(scale);
-      gradients[k] = gradient.scalar_type() == dtype ? gradient : gradient.to(dtype);
+      gradients[k] = is_half ? gradient.to(context->saved_data["dtype"].toScalarType()) : gradient;
     }
     refuse_second_derivatives(gradients);
     return gradients;
