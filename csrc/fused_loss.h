@@ -153,6 +153,7 @@ class FusedLoss {
   void allocate_gradients() {
     const auto allocate = [&](std::initializer_list<int64_t> shape, ScalarType dtype) {
       Tensor gradient = empty_like_type(request_.features, shape, dtype);
+      Device::prepare(gradient);
       if (nothing_to_multiply()) torch::stable::zero_(gradient);
       return gradient;
     };

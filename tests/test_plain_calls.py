@@ -105,9 +105,13 @@ def test_whatever_watches_torch_sees_the_call(served: list[bool], monkeypatch: p
     assert loss.dtype == torch.float32
     with _Watching():
         fused_indeed_loss(**_arguments())
+    inputs = {name: value.detach() if isinstance(value, Tensor) else value for name, value in _arguments().items()}
+    features = inputs.pop("features")
+    with pytest.raises(RuntimeError, match="functorch"):
+        torch.func.grad(lambda f: fused_indeed_loss(f, **inputs))(features)
     monkeypatch.setenv("INDEED_BACKEND", "reference")
     assert "FusedINDeeDLoss" not in fused_indeed_loss(**_arguments()).grad_fn.name()
-    assert served == [False] * 3
+    assert served == [False] * 4
     monkeypatch.setenv("INDEED_BACKEND", "")
     fused_indeed_loss(**_arguments())
     assert served[-1]

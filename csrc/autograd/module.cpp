@@ -4,6 +4,7 @@
 
 #include <ATen/PythonTorchFunctionTLS.h>
 #include <ATen/autocast_mode.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
@@ -47,6 +48,7 @@ bool is_served_here(PyObject* backend) {
 // Whether something watches or changes what functions of torch are called with.
 bool is_observed() {
   return at::impl::torch_function_mode_enabled() || c10::impl::dispatch_mode_enabled() ||
+         c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode) ||
          torch::jit::tracer::isTracing() || at::autocast::is_autocast_enabled(at::kCPU);
 }
 

@@ -87,6 +87,11 @@ class Device {
     }
   }
 
+  // Before a result that may be large is written.
+  static void prepare(const Tensor& result) {
+    prefer_large_pages(result.mutable_data_ptr(), static_cast<size_t>(result.numel() * result.element_size()));
+  }
+
   void clear(RowSums* sums, int64_t rows) const { std::fill(sums, sums + rows, RowSums{}); }
 
   void copy(Tensor& target, const Tensor& source) const { torch::stable::copy_(target, source); }

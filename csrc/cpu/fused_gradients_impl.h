@@ -31,9 +31,10 @@ void mark_poisoned(const FusedBlock<T>& b, const RowView& rows, int64_t begin, i
   for (int64_t sample = begin; sample < end; ++sample) {
     b.poisoned[sample] = 0;
     for (int64_t k = rows.own_begin[sample]; k < rows.own_begin[sample + 1]; ++k) {
-      const RowSums& sums = b.bce.sums[rows.own[k]];
-      const bool finite = std::isfinite(sums.original + sums.identical + sums.disparate);
-      if (b.bce.blocks != 0) b.poisoned[b.batch + rows.own[k]] = !finite;
+      const int64_t row = rows.own[k];
+      const double weight = b.bce.row_weight != nullptr ? b.bce.row_weight[row] : 1;
+      const bool finite = std::isfinite(weight * row_loss(b.bce.sums[row], b.bce.lam));
+      if (b.bce.blocks != 0) b.poisoned[b.batch + row] = !finite;
       b.poisoned[sample] |= !finite;
     }
   }
@@ -150,8 +151,8 @@ struct ColumnRows {
 // The weight gradient of columns [begin, end), transposed in cache: a row of it is a sum of gradients by logits over the
 // rows of the stack that are not zero in that column.
 template <typename T>
-void add_nonzero_weight_gradient(const FusedBlock<T>& b, const RowView& rows, int64_t row, int64_t count, int64_t begin,
-                                 int64_t end, int64_t strip, T* scratch) {
+void add_weight_gradient_nonzero(const FusedBlock<T>& b, const RowView& rows, int64_t row, int64_t count,
+                                 int64_t begin, int64_t end, int64_t strip, T* scratch) {
   constexpr int64_t kColumns = kSparseColumns<T>, kLanes = VectorOf<T>::kLanes;
   const int64_t left_pitch = strip + kStripPadding, words = mask_words(count);
   uint64_t masks[kStackWords][kMaskBits];
@@ -160,10 +161,9 @@ void add_nonzero_weight_gradient(const FusedBlock<T>& b, const RowView& rows, in
   for (int64_t c = 0; c < b.bce.classes; c += kColumns) {
     const int64_t columns = std::min(kColumns, b.bce.classes - c), vectors = whole_vectors<T>(columns);
     for (int64_t w = 0; w < words; ++w) {
-      const ColumnRows<T> columns_of_block{scratch + w * kMaskBits * left_pitch, left_pitch, sums, vectors * kLanes,
-                                           masks[w]};
-      multiply_nonzero(columns_of_block, end - begin, 1, b.bce.original + (row + w * kMaskBits) * b.bce.stride + c,
-                          b.bce.stride, vectors, w > 0);
+      const ColumnRows<T> features{scratch + w * kMaskBits * left_pitch, left_pitch, sums, vectors * kLanes, masks[w]};
+      const T* gradients = b.bce.original + (row + w * kMaskBits) * b.bce.stride + c;
+      multiply_nonzero(features, end - begin, 1, gradients, b.bce.stride, vectors, w > 0);
     }
     const auto put = row > 0 ? transpose<true, T> : transpose<false, T>;
     put(sums, vectors * kLanes, end - begin, columns, b.grad_weight + c * b.width + begin, b.width);
@@ -181,7 +181,7 @@ void fused_gradients(const FusedBlock<T>& b, const RowView& rows, int64_t begin,
       const int64_t depth = std::min(rows_at_once, b.stacked - row);
       if (row + depth == b.stacked) prefetch(b.features, b.batch, b.width, next, next_end);
       if (b.skips_zeros) {
-        add_nonzero_weight_gradient(b, rows, row, depth, begin, end, strip, scratch);
+        add_weight_gradient_nonzero(b, rows, row, depth, begin, end, strip, scratch);
         continue;
       }
       pack_stack(b, rows, row, depth, begin, end, scratch);
@@ -195,8 +195,8 @@ void fused_gradients(const FusedBlock<T>& b, const RowView& rows, int64_t begin,
     const int64_t depth = std::min(kTileDepth, classes - c);
     pack_weight_rows(b, c, depth, begin, end, scratch);
     prefetch(b.weight + c * b.width, depth, b.width, next, next_end);
-    Product<T>{b.bce.original + c, b.stacked, b.bce.stride, 1, depth, scratch, panel_stride, end - begin, stack_gradient,
-               strip, c > 0 || !b.first}
+    Product<T>{b.bce.original + c, b.stacked, b.bce.stride, 1, depth, scratch, panel_stride, end - begin,
+               stack_gradient, strip, c > 0 || !b.first}
         .run();
   }
   if (!b.last) return;
@@ -228,6 +228,7 @@ int64_t strip_scratch_elements(int64_t strip) {
 }  // namespace
 
 template <typename T>
-constexpr FusedKernels<T> kFusedKernels{kPanelColumns<T>,
- weight_panel_columns<T>,      kGroupRows * kRowPitch, strip_scratch_elements<T>, pack_weight<T>,
-                                        fused_logits<T>, prepare_gradients<T>, fused_gradients<T>};
+constexpr FusedKernels<T> kFusedKernels{kPanelColumns<T>,          weight_panel_columns<T>,
+                                        kGroupRows * kRowPitch,    strip_scratch_elements<T>,
+                                        pack_weight<T>,            fused_logits<T>,
+                                        prepare_gradients<T>,      fused_gradients<T>};

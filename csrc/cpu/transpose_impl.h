@@ -11,15 +11,23 @@ struct Interleaved {
 template <typename T>
 inline __attribute__((always_inline)) Interleaved<T> interleave(Vector<T> low, Vector<T> high) {
   constexpr int64_t kLanes = VectorOf<T>::kLanes;
+#if __has_builtin(__builtin_shufflevector)
   if constexpr (kLanes == 8) {
     return {__builtin_shufflevector(low, high, 0, 8, 1, 9, 2, 10, 3, 11),
             __builtin_shufflevector(low, high, 4, 12, 5, 13, 6, 14, 7, 15)};
   } else if constexpr (kLanes == 4) {
     return {__builtin_shufflevector(low, high, 0, 4, 1, 5), __builtin_shufflevector(low, high, 2, 6, 3, 7)};
-  } else {
-    static_assert(kLanes == 2);
+  } else if constexpr (kLanes == 2) {
     return {__builtin_shufflevector(low, high, 0, 2), __builtin_shufflevector(low, high, 1, 3)};
   }
+#endif
+  Interleaved<T> mixed;
+  for (int64_t l = 0; l < kLanes; ++l) {
+    Vector<T>& to = l < kLanes / 2 ? mixed.first : mixed.second;
+    to[2 * l % kLanes] = low[l];
+    to[2 * l % kLanes + 1] = high[l];
+  }
+  return mixed;
 }
 
 // As many rows as a vector has elements. Each round moves the bit that tells halves of the rows apart behind those of

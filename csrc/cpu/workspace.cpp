@@ -1,5 +1,9 @@
 #include "cpu/workspace.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <mutex>
 #include <new>
 #include <utility>
@@ -50,6 +54,17 @@ size_t release_workspace() {
   const Block block = exchange_kept({});
   deallocate(block.data);
   return block.capacity;
+}
+
+void prefer_large_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
+#if defined(__linux__)
+  // The least that glibc's heap never takes, and a multiple of what most systems have as a large page.
+  constexpr size_t kLarge = size_t{32} << 20, kPage = size_t{4} << 10;
+  if (bytes < kLarge) return;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kPage - 1) / kPage * kPage;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / kPage * kPage;
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a wish: whether it is granted does not matter
+#endif
 }
 
 }  // namespace indeed

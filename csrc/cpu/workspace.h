@@ -37,6 +37,10 @@ class Workspace {
   size_t capacity_, used_ = 0;
 };
 
+// Asks for the memory of a large result in large pages: what is too large for the heap comes fresh from the system in
+// every call, and is otherwise handed out 4 KiB at a time, when it is first written to.
+void prefer_large_pages(void* data, size_t bytes);
+
 // Gives the kept block back to the system; returns its size in bytes.
 size_t release_workspace();
 

@@ -98,6 +98,8 @@ class Device {
   // Nothing is looked at: that would wait for the device.
   void require_no_stray_bits(const Tensor&, int64_t) const {}
 
+  static void prepare(const Tensor&) {}
+
   void clear(RowSums* sums, int64_t rows) const;
   void copy(Tensor& target, const Tensor& source) const;
   void gemm(const Matrix& out, const Tensor& a, const Tensor& b, bool accumulate) const;
