@@ -1,6 +1,7 @@
 // The fused loss as a node of autograd, for callers in C++.
 #pragma once
 
+#include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>

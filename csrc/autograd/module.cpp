@@ -11,9 +11,13 @@
 #include <torch/csrc/jit/frontend/tracer.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <algorithm>
 #include <array>
+#include <cstdint>
 #include <cstdlib>
-#include <string_view>
+#include <optional>
+#include <tuple>
+#include <utility>
 
 #include "autograd/indeed_loss.h"
 #include "common/options.h"
