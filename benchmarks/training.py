@@ -80,7 +80,8 @@ def render(rows: Sequence[Row], device: str) -> str:
         "vectorised mining), *compile* the same under `torch.compile` (each shape compiled for itself, mining eager), "
         "*floor* the three matrix products of the loss as bare `torch.mm` on all features. Mining is part of the time "
         "except where the pairs are said to be given. Half of the features are zero, as after a ReLU. Every case was "
-        f"timed only after all competitors agreed: loss to a relative {loss:.0e}, gradients to {gradient:.0e} of their largest element.\n",
+        f"timed only after all competitors agreed: loss to a relative {loss:.0e}, gradients to {gradient:.0e} of their "
+        "largest element.\n",
     ]
     for backend in compiled_backends(device):
         own = [row for row in rows if row.key.name == backend]
