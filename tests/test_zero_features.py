@@ -9,7 +9,7 @@ import pytest
 import torch
 from kit import Backend, Case, Inputs
 
-from indeed_ext import fused_indeed_loss
+from indeed_ext import _extension, fused_indeed_loss
 
 #: Widths around words of 64 features and pieces of 256, and more rows than are worked on at a time.
 _SHAPES = [(5, 70, 40), (9, 63, 97), (33, 300, 97), (130, 64, 33), (140, 513, 80), (300, 33, 50), (2, 1000, 200)]
@@ -29,6 +29,23 @@ def _zero_cases(backend: Backend) -> list[Case]:
 @pytest.mark.cases(maker=_zero_cases)
 def test_loss_and_gradients(backend: Backend, case: Case) -> None:
     kit.check_loss(backend, case.build())
+
+
+@pytest.mark.skipif(not _extension.is_loaded(), reason=str(_extension.EXTENSION_ERROR))
+@pytest.mark.parametrize(("classes", "share", "passed_over"), [(48, 0.6, True), (48, 0.1, False), (32, 0.6, False)])
+def test_when_zeros_are_passed_over(classes: int, share: float, passed_over: bool) -> None:
+    """Seen by what scratch memory the kernels for the CPU take, as results do not tell."""
+    weight, labels = torch.randn(classes, 130), torch.rand(40, classes) < 0.1
+    features = torch.rand(40, 130, generator=torch.Generator().manual_seed(0))
+
+    def scratch_bytes(features: torch.Tensor) -> int:
+        _extension.LIBRARY.release_workspace()
+        fused_indeed_loss(features.requires_grad_(), weight.requires_grad_(), labels, seed=1, backend="cpu")
+        return _extension.LIBRARY.release_workspace()
+
+    without = scratch_bytes(features + 1)
+    assert without > 0
+    assert (scratch_bytes(features * (features > share)) != without) == passed_over
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.3, 0.5, 0.99, 1.0])

@@ -8,6 +8,11 @@
 
 namespace indeed::cpu {
 
+// Bits that say which elements of a row are not zero come in words.
+constexpr int64_t kMaskBits = 64;
+
+inline int64_t mask_words(int64_t count) { return (count + kMaskBits - 1) / kMaskBits; }
+
 // A block of classes of the loss. Matrices over the stack [f; I] have B + R rows, the identical ones last.
 template <typename T>
 struct FusedBlock {
@@ -17,7 +22,7 @@ struct FusedBlock {
   const T* weight;    // [classes, n], the rows of this block
   T* weight_panels;   // panel_elements(classes, n), written by pack_weight
   bool skips_zeros;   // products pass over zeros of the stack, of which there are many
-  uint64_t* nonzero;  // [stacked, words of n bits]: where the stack is not zero, written with the first block, or null
+  uint64_t* nonzero;  // [stacked, mask_words(n)]: where the stack is not zero, written with the first block, or null
   std::atomic<bool>* weight_is_finite;  // written by pack_weight where zeros are passed over
   BceBlock<T> bce;    // its logits: [B, classes], then [R, classes] right behind
   T* transposed;      // [classes, stacked]: the gradients by the logits, for the product by the stack, or null

@@ -150,7 +150,7 @@ class Products {
 
   int64_t poisoned_elements() const { return request_.wants(kGradWeight) && skips_zeros_ ? sizes_.stacked : 0; }
 
-  int64_t nonzero_words() const { return skips_zeros_ ? sizes_.stacked * ((sizes_.width + 63) / 64) : 0; }
+  int64_t nonzero_words() const { return skips_zeros_ ? sizes_.stacked * mask_words(sizes_.width) : 0; }
 
   int64_t panel_elements() const {
     const int64_t columns = kernels().panel_columns;

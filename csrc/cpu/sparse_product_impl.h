@@ -8,7 +8,6 @@
 
 namespace {
 
-constexpr int64_t kMaskBits = 64;
 constexpr int64_t kMaskWords = kTileDepth / kMaskBits;
 constexpr int kSparseVectors = 12;
 
@@ -49,8 +48,6 @@ inline uint64_t nonzero_mask(const T* data, int64_t count) {
   for (; k < count; ++k) mask |= static_cast<uint64_t>(data[k] != T(0)) << k;
   return mask;
 }
-
-inline int64_t mask_words(int64_t count) { return (count + kMaskBits - 1) / kMaskBits; }
 
 template <typename T>
 inline void find_nonzeros(const T* data, int64_t count, uint64_t* masks) {
