@@ -21,8 +21,6 @@ from .environment import MINIMUM_TORCH, BuildError, Torch, find_compiler, find_t
 
 ROOT = Path(__file__).resolve().parent.parent
 INFO_NAME = "_build_info.json"
-#: The library of csrc/autograd, beside the extension: it sees torch's own C++ headers and fits one torch only.
-AUTOGRAD_NAME = "_autograd.so"
 
 TARGET = f"-DTORCH_TARGET_VERSION=0x{MINIMUM_TORCH[0]:02x}{MINIMUM_TORCH[1]:02x}{0:012x}"
 # No OpenMP runtime: threads come from torch's pool. No -march: sources hold their own ISA variants.
@@ -35,7 +33,7 @@ NVCC_FLAGS = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC
 
 def extension() -> Extension:
     """The one extension module: host sources, and the CUDA sources for where they can be built."""
-    patterns = ("csrc/*.cpp", "csrc/autograd/*.cpp", "csrc/cpu/*.cpp", "csrc/cuda/*.cpp", "csrc/cuda/*.cu")
+    patterns = ("csrc/*.cpp", "csrc/cpu/*.cpp", "csrc/cuda/*.cpp", "csrc/cuda/*.cu")
     sources = sorted(path.relative_to(ROOT).as_posix() for pattern in patterns for path in ROOT.glob(pattern))
     headers = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("csrc/**/*.h"))
     return Extension("indeed_ext._C", sources, depends=headers)
@@ -55,8 +53,7 @@ class BuildExtension(build_ext):
         }
         library.parent.mkdir(parents=True, exist_ok=True)
         if info["missing"]:
-            for path in (library, library.with_name(AUTOGRAD_NAME)):
-                path.unlink(missing_ok=True)  # of an earlier build in the same folder
+            library.unlink(missing_ok=True)  # of an earlier build in the same folder
             self.warn(f"indeed_ext is installed without its compiled extension: {info['missing']}")
         else:
             torch = find_torch()
@@ -95,23 +92,21 @@ class BuildExtension(build_ext):
             raise BuildError("the compiled extension failed to build (INDEED_WITHOUT_EXTENSION=1 installs without it)")
 
     def copy_extensions_to_source(self) -> None:
-        """For an editable install: the libraries, if they were built, and the build information."""
-        for name in (self.get_ext_filename("indeed_ext._C"), f"indeed_ext/{AUTOGRAD_NAME}", f"indeed_ext/{INFO_NAME}"):
+        """For an editable install: the library, if it was built, and the build information."""
+        for name in (self.get_ext_filename("indeed_ext._C"), f"indeed_ext/{INFO_NAME}"):
             (ROOT / name).unlink(missing_ok=True)
             built = Path(self.build_lib, name)
             if built.exists():
                 shutil.copyfile(built, ROOT / name)
 
     def get_outputs(self) -> list[str]:
-        outputs = super().get_outputs()
-        outputs += [str(Path(path).with_name(AUTOGRAD_NAME)) for path in outputs]
-        return [path for path in outputs if Path(path).exists()]
+        return [path for path in super().get_outputs() if Path(path).exists()]
 
 
 def ninja_text(
     compiler: list[str], torch: Torch, toolkit: Toolkit | None, sources: list[str], objects: Path, library: Path
 ) -> str:
-    """The ninja file: one edge per source, one for each of the two libraries; run from the repository root."""
+    """The ninja file: one edge per source, one for the library; run from the repository root."""
     import pybind11  # of the build environment
 
     include = torch.root / "include"
@@ -133,27 +128,19 @@ def ninja_text(
         nvcc += arch_flags(arch_list())
         lines += rule("nvcc", [*nvcc, *includes, *cuda_include], "-MD -MF $out.d -c $in -o $out", depfile=True)
         libraries += ["-ltorch_cuda", f"-L{toolkit.library_dir}", "-lcudart"]
-    # Only the modules see Python's headers, and only the first the build information, whose text changes from build to
-    # build.
-    python_include = sysconfig.get_path("include")
-    module_includes = [pybind11.get_include(), python_include, str(objects)]
+    # Only the module sees Python's headers and the build information, whose text changes from build to build.
+    module_includes = [pybind11.get_include(), sysconfig.get_path("include"), str(objects)]
     lines += rule("cxx", cxx, "$more -MD -MF $out.d -c $in -o $out", depfile=True)
-    lines += rule("link", link, "$in -o $out $more " + shlex.join(libraries))
-    parts: dict[Path, list[str]] = {library: [], library.with_name(AUTOGRAD_NAME): []}
+    lines += rule("link", link, "$in -o $out " + shlex.join(libraries))
+    outputs = []
     for source in sources:
         # The whole name, suffix included: operators.cpp and operators.cu may share a stem.
         output = escape(objects / (source + ".o"))
         lines.append(f"build {output}: {'nvcc' if source.endswith('.cu') else 'cxx'} {escape(source)}")
         if source == "csrc/module.cpp":
             lines.append("  more = " + shlex.join(f"-I{path}" for path in module_includes).replace("$", "$$"))
-        of_autograd = source.startswith("csrc/autograd/")
-        if of_autograd:
-            lines.append("  more = " + shlex.join(["-UTORCH_TARGET_VERSION", "-I" + python_include]).replace("$", "$$"))
-        parts[library.with_name(AUTOGRAD_NAME) if of_autograd else library].append(output)
-    for path, outputs in parts.items():
-        lines.append(f"build {escape(path)}: link {' '.join(outputs)}")
-        if path.name == AUTOGRAD_NAME:
-            lines.append("  more = -ltorch_python")
+        outputs.append(output)
+    lines.append(f"build {escape(library)}: link {' '.join(outputs)}")
     return "\n".join(lines) + "\n"
 
 

@@ -27,12 +27,11 @@ __all__ = [
 ]
 
 if _extension.is_loaded():
-    operators.register_fakes("indeed_ext")
+    operators.define("indeed_ext")
     backends.register_backend("cpu", "indeed_ext", "cpu")
     if _extension.BUILD_INFO.get("cuda"):
         backends.register_backend("cuda", "indeed_ext", "cuda")
 
-_triton_device = _triton.register_operators()
-if _triton_device is not None:
-    operators.register_fakes(_triton.NAMESPACE)
-    backends.register_backend("triton", _triton.NAMESPACE, _triton_device)
+if (_triton_operators := _triton.find_operators()) is not None:
+    _device_type = _triton_operators.implement(operators.define(_triton_operators.NAMESPACE))
+    backends.register_backend("triton", _triton_operators.NAMESPACE, _device_type)

@@ -14,7 +14,7 @@ import struct
 import sys
 import sysconfig
 import warnings
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -53,25 +53,9 @@ def _load() -> tuple[str | None, dict[str, Any], ModuleType | None]:
         return f"the compiled extension cannot be loaded: {_mismatch(info)} ({_one_line(error)})", info, None
 
 
-def _load_autograd() -> tuple[str | None, ModuleType | None]:
-    """The reason the library of ``csrc/autograd`` is missing (None when it loaded) and the module itself."""
-    if EXTENSION_ERROR is not None:
-        return EXTENSION_ERROR, None
-    if BUILD_INFO["torch"] != torch.__version__:  # it has no stable ABI
-        return f"it was built for torch {BUILD_INFO['torch']}, and this is {torch.__version__}", None
-    name, path = f"{__package__}._autograd", _PACKAGE / "_autograd.so"
-    try:
-        return None, _run_library(importlib.util.spec_from_file_location(name, path))
-    except Exception as error:  # as above
-        return _one_line(error), None
-
-
 def _import_library() -> ModuleType:
     # From this very folder: a plain import could find the library of another, editable install.
-    return _run_library(PathFinder.find_spec(f"{__package__}._C", [str(_PACKAGE)]))
-
-
-def _run_library(spec: ModuleSpec | None) -> ModuleType:
+    spec = PathFinder.find_spec(f"{__package__}._C", [str(_PACKAGE)])
     if spec is None or spec.loader is None or spec.origin is None:
         raise ImportError("it holds no library for this interpreter")
     _require_whole(Path(spec.origin))
@@ -119,11 +103,6 @@ BUILD_INFO: dict[str, Any]
 #: The module ``indeed_ext._C``.
 LIBRARY: ModuleType | None
 EXTENSION_ERROR, BUILD_INFO, LIBRARY = _load()
-#: Why eager calls go through the autograd node written in Python, which takes longer; None where C++ serves them.
-AUTOGRAD_ERROR: str | None
-#: The module ``indeed_ext._autograd``.
-AUTOGRAD: ModuleType | None
-AUTOGRAD_ERROR, AUTOGRAD = _load_autograd()
 
 if EXTENSION_ERROR is not None:
     warnings.warn(

@@ -6,16 +6,16 @@ import importlib
 import importlib.util
 import sys
 from pathlib import Path
+from types import ModuleType
 
-NAMESPACE = "indeed_ext_triton"
 _KERNELS = f"{__package__}.triton_kernels"
 
-#: Why there are no Triton operators, in one sentence; None where they are registered.
+#: Why there are no Triton operators, in one sentence; None where they can be registered.
 TRITON_ERROR: str | None = None
 
 
-def register_operators() -> str | None:
-    """Define the operators; the device type they serve, or None where Triton is missing."""
+def find_operators() -> ModuleType | None:
+    """The module that registers the operators, which imports Triton at their first call; None where it is missing."""
     global TRITON_ERROR
     if importlib.util.find_spec("triton") is None:
         TRITON_ERROR = "Triton is not installed (pip install triton; CUDA builds of torch bring it)"
@@ -23,7 +23,7 @@ def register_operators() -> str | None:
     if not _find_kernels():
         TRITON_ERROR = f"{Path(__file__).parent} holds no Triton kernels (the installation is incomplete)"
         return None
-    return importlib.import_module(f"{_KERNELS}.operators").register()
+    return importlib.import_module(f"{_KERNELS}.operators")
 
 
 def _find_kernels() -> bool:
@@ -33,7 +33,7 @@ def _find_kernels() -> bool:
     folder = Path(__file__).resolve().parent.parent / "triton_kernels"
     source = folder / "__init__.py"
     # Any folder of that name might be there, even Triton's own package.
-    if not (folder / "ahead_of_time.py").exists():
+    if not (folder / "fused_indeed_loss.py").exists():
         return False
     spec = importlib.util.spec_from_file_location(_KERNELS, source, submodule_search_locations=[str(folder)])
     if spec is None or spec.loader is None:

@@ -1,24 +1,26 @@
-"""The public functions: check the arguments once, choose a backend, run its operators."""
+"""The public functions: check the arguments, choose a backend, run its operators."""
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import operators as operators_module
-from . import reference
-from .backends import LossSize, select
-from .constants import DISPARATE_BLOCK, IDENTICAL_BLOCK, NORMS, REDUCTIONS, STRATEGIES
-from .operators import FusedINDeeDLoss, IdenticalDisparate, SixWayBCE, label_words, native_node_for
+from . import reference_backend
+from .autograd import FusedINDeeDLoss, IdenticalDisparate, LossOptions, SixWayBCE
+from .backends import select
+from .constants import DISPARATE_TERM, IDENTICAL_TERM, NORMS, REDUCTIONS, STRATEGIES
+from .operators import row_count
+from .seeds import draw_seed
 from .validation import (
     Labels,
+    Lam,
     check_eps,
     check_float,
     check_labels,
     check_lam,
+    check_loss,
     check_num_classes,
     check_pairs,
     check_pos_weight,
@@ -26,12 +28,9 @@ from .validation import (
     check_seed,
     check_shape,
     check_strategy_fits,
-    check_stray_bits,
     choice,
-    is_packed,
+    packed_bits,
 )
-
-Lam = float | Tensor | tuple[float | Tensor, float | Tensor]
 
 
 def pack_labels(
@@ -41,20 +40,22 @@ def pack_labels(
 
     Args:
         labels: ``[B, C]``, bool, integer or float, in {-1, 0, 1}; -1 is unknown and counts as absent.
-        with_known: also return the bits of classes that are known.
+        with_known: also return the bits of classes that are valid, that is not unknown.
         backend: see :func:`fused_indeed_loss`.
 
     Returns:
-        int32 ``[B, ceil(C / 32)]``, or a tuple of two such tensors (present, known).
+        int32 ``[B, ceil(C / 32)]``, or a tuple of two such tensors (positive, valid).
 
     Raises:
-        ValueError: wrong rank, or (CPU tensors) a value outside {-1, 0, 1}.
+        ValueError: wrong rank, or (CPU tensors) a value outside {-1, 0, 1}. On a GPU, where looking would synchronise,
+            such a class is positive and yet not valid, which makes every loss of its sample NaN.
         TypeError: not a tensor of a supported dtype.
     """
-    check_labels(_not_tuple(labels))
-    operators = select(backend, labels.device)
-    present, known = _pack(operators, labels)
-    return (present, known) if with_known else present
+    if isinstance(labels, tuple):
+        raise TypeError("labels: expected a tensor of labels, got a tuple (they are packed already)")
+    check_labels(labels)
+    positive, valid = _pack(select(backend, labels.device), labels)
+    return (positive, valid) if with_known else positive
 
 
 def mine_pairs(
@@ -73,8 +74,8 @@ def mine_pairs(
         strategy: ``"anchor"`` draws a compatible partner for every sample, with replacement; ``"matching"`` is a
             random maximal matching (disjoint pairs); ``"balanced"`` a matching that favours samples with few
             compatible partners.
-        seed: an int or a 0-d int64 tensor; None draws one from ``generator`` or torch's default CPU generator.
-            The same labels and seed give the same partners on every backend and machine.
+        seed: an int or a 0-d int64 tensor; None draws one from ``generator`` or torch's default generator of the
+            device. The same labels and seed give the same partners on every backend and machine.
         num_classes: C, needed only for packed labels.
         backend: see :func:`fused_indeed_loss`.
 
@@ -86,16 +87,16 @@ def mine_pairs(
     """
     check_num_classes(num_classes)
     check_labels(labels, num_classes)
+    check_seed(seed)
     code = choice("strategy", strategy, STRATEGIES)
-    present = labels[0] if isinstance(labels, tuple) else labels
-    check_strategy_fits(code, present.shape[0])
-    operators = select(backend, present.device)
-    if is_packed(labels, num_classes):
-        if num_classes is not None:
-            check_stray_bits(present, num_classes)
-    else:
-        present, _ = _pack(operators, labels)
-    return _mine(operators, present, strategy, code, _seed_tensor(seed, generator, present.device))
+    words = labels[0] if isinstance(labels, tuple) else labels
+    check_strategy_fits(code, words.shape[0])
+    operators = select(backend, words.device)
+    words, _ = _label_bits(operators, labels, num_classes)
+    seed = draw_seed(seed, generator, words.device)
+    if operators is None:
+        return reference_backend.mine_pairs(words, seed, strategy)
+    return operators.mine_pairs.default(words, seed, code)
 
 
 def identical_disparate(
@@ -123,8 +124,7 @@ def identical_disparate(
     eps = check_eps(eps)
     operators = select(backend, features.device)
     if operators is None:
-        _check_pair_values(pairs, features.shape[0])
-        return reference.identical_disparate(features, pairs, norm=norm, eps=eps)
+        return reference_backend.identical_disparate(features, pairs, norm=norm, eps=eps)
     return IdenticalDisparate.apply(operators, features, pairs, norm_code, eps)
 
 
@@ -155,46 +155,23 @@ def six_way_bce(
     check_float("logits", logits, 2)
     batch, num_classes = logits.shape
     pairs = check_pairs(pairs, batch, "logits", logits)
-    rows = batch if pairs.dim() == 1 else 2 * pairs.shape[0]
     for name, value in (("identical_logits", identical_logits), ("disparate_logits", disparate_logits)):
         check_float(name, value, 2)
-        check_shape(name, value, (rows, num_classes))
+        check_shape(name, value, (row_count(pairs), num_classes))
         check_same(name, value, "logits", logits)
     check_labels(labels, num_classes, batch)
     check_same("labels", labels[0] if isinstance(labels, tuple) else labels, "logits", logits, dtype=False)
     lams = check_lam(lam)
     reduction_code = choice("reduction", reduction, REDUCTIONS)
     check_pos_weight(pos_weight, num_classes, "logits", logits)
+    rows = (logits, identical_logits, disparate_logits)
     operators = select(backend, logits.device)
     if operators is None:
-        _check_pair_values(pairs, batch)
-        plain = _plain_labels(labels, num_classes)
-        return reference.six_way_bce(
-            logits,
-            identical_logits,
-            disparate_logits,
-            plain,
-            pairs,
-            lam=lams,
-            reduction=reduction,
-            pos_weight=pos_weight,
-        )
-    present, known = _label_words(operators, labels, num_classes)
-    lam_tensor, blocks = _lam_tensor(lam, logits.device)
-    loss, _ = SixWayBCE.apply(
-        operators,
-        logits,
-        identical_logits,
-        disparate_logits,
-        present,
-        known,
-        pairs,
-        lam_tensor,
-        pos_weight,
-        reduction_code,
-        blocks,
-    )
-    return loss
+        return reference_backend.six_way_bce(*rows, labels, pairs, lam=lams, reduction=reduction, pos_weight=pos_weight)
+    numbers, lam_tensor, term_mask = _loss_weights(lams, logits.device)
+    options = LossOptions(*numbers, reduction_code, term_mask)
+    bits = _label_bits(operators, labels, num_classes)
+    return SixWayBCE.apply(operators, *rows, *bits, pairs, lam_tensor, pos_weight, options)
 
 
 def fused_indeed_loss(
@@ -224,12 +201,12 @@ def fused_indeed_loss(
         weight: ``[C, n]``, bias: ``[C]`` or None: the classifier, in the dtype of ``features`` (under
             ``torch.autocast`` all three are cast as ``nn.Linear`` would).
         labels: ``[B, C]`` bool, integer or float in {-1, 0, 1}, -1 meaning unknown; or words from
-            :func:`pack_labels` (int32 ``[B, ceil(C / 32)]``, or the tuple (present, known)).
+            :func:`pack_labels` (int32 ``[B, ceil(C / 32)]``, or the tuple (positive, valid)).
         pairs: None to mine them; a partner vector ``[B]``; or a pair list ``[P, 2]``, each pair used both ways.
         strategy, seed, generator: how to mine, see :func:`mine_pairs`; unused when ``pairs`` is given.
         norm, eps: the identical map, see :func:`identical_disparate`.
         lam: weight of the identical and disparate terms: a number, a 0-d tensor, or a tuple
-            (lam_identical, lam_disparate) of such. The number 0 leaves the block out of the computation.
+            (lam_identical, lam_disparate) of such. The number 0 leaves the term out of the computation.
         reduction: ``"mean"`` over rows, ``"sum"``, or ``"none"`` for one value per row.
         pos_weight: ``[C]`` weights of the positive terms, as in ``binary_cross_entropy_with_logits``.
         backend: ``"cpu"``, ``"cuda"``, ``"triton"`` or ``"reference"``; None follows the environment variable
@@ -245,157 +222,44 @@ def fused_indeed_loss(
         ValueError, TypeError: a bad argument, named, before any work.
         RuntimeError: on differentiating twice; the ``"reference"`` backend can.
     """
-    if (plain_loss := operators_module.plain_loss) is not None and not torch.compiler.is_dynamo_compiling():
-        try:
-            result = plain_loss(
-                _kept_loss_settings, features, weight, labels, bias, pairs, strategy, norm, lam, eps, reduction,
-                pos_weight, seed, generator, backend,
-            )  # fmt: skip
-        except _REFUSALS:
-            result = None  # what follows says what is wrong in the terms of this function
-        if result is not None:
-            return result if return_components else result[0]
     features, weight, bias = _autocast(features, weight, bias)
-    arguments: _LossArguments = (
-        features, weight, labels, bias, pairs, strategy, norm, lam, eps, reduction, pos_weight, seed, generator
-    )  # fmt: skip
-    device = features.device if isinstance(features, Tensor) else torch.device("cpu")
-    operators = select(backend, device, lambda: _loss_size(features, weight, pairs))
-    refusal = None
-    if operators is not None and not torch.compiler.is_compiling():
-        try:
-            result = _compiled_loss(operators, arguments)
-            return result if return_components else result[0]
-        except _REFUSALS as error:
-            refusal = error
-    # The operators refuse whatever is wrong, but only here is it said in the terms of this function.
-    _check_loss_arguments(arguments)
-    if refusal is not None:
-        raise refusal
-    result = _reference_loss(arguments) if operators is None else _compiled_loss(operators, arguments)
-    return result if return_components else result[0]
-
-
-#: What follows the backend in :func:`fused_indeed_loss`, in one order.
-_LossArguments: TypeAlias = tuple[
-    Tensor, Tensor, Labels, Tensor | None, Tensor | None, str, str, Lam, float, str, Tensor | None,
-    int | Tensor | None, torch.Generator | None,
-]  # fmt: skip
-
-
-def _loss_size(features: Tensor, weight: Tensor, pairs: Tensor | None) -> LossSize:
-    """Before any check: what has no such size is refused by every backend."""
-    try:
-        batch, width = features.shape
-        rows = batch if pairs is None else pairs.numel()
-        return LossSize(rows, width, weight.shape[0], features.dtype)
-    except (AttributeError, IndexError, ValueError):
-        return LossSize(0, 0, 0, torch.float64)
-
-
-#: What operators and the preparation of their arguments raise.
-_REFUSALS = (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
-
-
-def _check_loss_arguments(arguments: _LossArguments) -> None:
-    features, weight, labels, bias, pairs, strategy, norm, lam, eps, reduction, pos_weight, *_ = arguments
-    check_float("features", features, 2)
-    check_float("weight", weight, 2)
-    batch, width = features.shape
-    num_classes = weight.shape[0]
-    if weight.shape[1] != width:
-        raise ValueError(f"weight: expected shape (C, {width}) to fit features, got {tuple(weight.shape)}")
-    check_same("weight", weight, "features", features)
-    if bias is not None:
-        check_float("bias", bias, 1)
-        check_shape("bias", bias, (num_classes,))
-        check_same("bias", bias, "features", features)
-    check_labels(labels, num_classes, batch)
-    check_same("labels", labels[0] if isinstance(labels, tuple) else labels, "features", features, dtype=False)
-    if pairs is not None:
-        check_pairs(pairs, batch, "features", features)
-    check_strategy_fits(choice("strategy", strategy, STRATEGIES), batch)
-    choice("norm", norm, NORMS)
-    check_lam(lam)
-    check_eps(eps)
-    choice("reduction", reduction, REDUCTIONS)
-    check_pos_weight(pos_weight, num_classes, "features", features)
-
-
-def _compiled_loss(operators: Any, arguments: _LossArguments) -> tuple[Tensor, Tensor]:
-    """(loss, components); checks here are those the operators cannot make."""
-    features, weight, labels, bias, pairs, strategy, norm, lam, eps, reduction, pos_weight, seed, generator = arguments
+    pairs = check_loss(features, weight, labels, bias, pairs, pos_weight)
     batch, num_classes, device = features.shape[0], weight.shape[0], features.device
-    packed, known = is_packed(labels, num_classes), None
-    if isinstance(labels, tuple):
-        check_labels(labels, num_classes, batch)
-        labels, known = labels
-    if not (weight.device == device == labels.device and (bias is None or bias.device == device)):
-        for name, value in (("weight", weight), ("bias", bias), ("labels", labels)):
-            if value is not None:
-                check_same(name, value, "features", features, dtype=False)
-    lam_tensor, settings = _loss_settings(strategy, norm, lam, eps, reduction, device)
+    strategy_code = choice("strategy", strategy, STRATEGIES)
+    check_strategy_fits(strategy_code, batch)
+    check_seed(seed)
+    lams = check_lam(lam)
+    norm_code, reduction_code, eps = (
+        choice("norm", norm, NORMS),
+        choice("reduction", reduction, REDUCTIONS),
+        check_eps(eps),
+    )
+    operators = select(backend, device)
+    if operators is None:
+        labels = reference_backend.plain_labels(labels, num_classes)
+        result = reference_backend.fused_indeed_loss(
+            features, weight, labels, bias=bias, pairs=pairs, strategy=strategy, norm=norm, lam=lams, eps=eps,
+            reduction=reduction, pos_weight=pos_weight,
+            seed=draw_seed(seed, generator, device) if pairs is None else None,
+        )  # fmt: skip
+        return result if return_components else result[0]
+    numbers, lam_tensor, term_mask = _loss_weights(lams, device)
+    options = LossOptions(*numbers, reduction_code, term_mask, norm_code, eps)
+    # The labels are looked at before a seed is drawn: a call that is refused draws nothing.
+    positive_bits, valid_bits = _label_bits(operators, labels, num_classes)
     if pairs is None:
-        check_strategy_fits(settings[0], batch)
-    else:
-        pairs = check_pairs(pairs, batch, "features", features)
-    if pos_weight is not None:
-        check_pos_weight(pos_weight, num_classes, "features", features)
-    node = native_node_for(operators, settings[3])
-    if node is not None:
-        seed = None if seed is None or pairs is not None else _seed_tensor(seed, None, device)
-        return node(
-            features, weight, bias, labels, known, packed, pairs, seed, generator, lam_tensor, pos_weight, *settings
-        )
-    seed = _seed_tensor(seed, generator, device) if pairs is None else None
-    rest = (labels, known, packed, pairs, seed, lam_tensor, pos_weight, *settings)
-    inputs = (features, weight, bias)
-    if torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in inputs):
-        return FusedINDeeDLoss.apply(operators, *inputs, *rest)
-    loss, components, *_ = operators.indeed_loss.default(*inputs, *rest, 0)
-    return loss, components
-
-
-def _loss_settings(
-    strategy: str, norm: str, lam: Lam, eps: float, reduction: str, device: torch.device
-) -> tuple[Tensor, tuple[int, int, float, int, int]]:
-    """(lam ``[2]``, (strategy, norm, eps, reduction, blocks)) as the operators take them."""
-    # By type, as True == 1: what is kept for the number must not let the bool pass.
-    if type(lam) in (float, int) and not torch.compiler.is_compiling():
-        return _kept_loss_settings(strategy, norm, lam, eps, reduction, device)
-    lam_tensor, blocks = _lam_tensor(lam, device)
-    codes = STRATEGIES[strategy], NORMS[norm], check_eps(eps), REDUCTIONS[reduction], blocks
-    return lam_tensor, codes
-
-
-@lru_cache(maxsize=64, typed=True)
-def _kept_loss_settings(
-    strategy: str, norm: str, lam: float, eps: float, reduction: str, device: torch.device
-) -> tuple[Tensor, tuple[int, int, float, int, int]]:
-    lam_tensor, blocks = _lam_tensor(lam, device)
-    return lam_tensor, (STRATEGIES[strategy], NORMS[norm], check_eps(eps), REDUCTIONS[reduction], blocks)
-
-
-def _reference_loss(arguments: _LossArguments) -> tuple[Tensor, Tensor]:
-    """(loss, components)."""
-    features, weight, labels, bias, pairs, strategy, norm, lam, eps, reduction, pos_weight, seed, generator = arguments
-    plain = _plain_labels(labels, weight.shape[0])
-    if pairs is None:
-        seed = _seed_tensor(seed, generator, features.device)
-    else:
-        pairs = pairs.to(torch.int64)
-        _check_pair_values(pairs, features.shape[0])
-    return reference.fused_indeed_loss(
-        features, weight, plain, bias=bias, pairs=pairs, strategy=strategy, norm=norm, lam=check_lam(lam), eps=eps,
-        reduction=reduction, pos_weight=pos_weight, seed=seed, return_components=True,
-    )  # fmt: skip
+        pairs = operators.mine_pairs.default(positive_bits, draw_seed(seed, generator, device), strategy_code)
+    result = FusedINDeeDLoss.apply(
+        operators, features, weight, bias, positive_bits, valid_bits, pairs, lam_tensor, pos_weight, options
+    )
+    return result if return_components else result[0]
 
 
 # --------------------------------------------------------------------- preparation
 
 
-def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """What ``torch.autocast`` does to the inputs of a linear layer."""
+def _autocast(*tensors: Any) -> tuple[Any, ...]:
+    """The inputs of a linear layer as ``torch.autocast`` casts them."""
     first = tensors[0]
     on_cpu = not isinstance(first, Tensor) or first.is_cpu
     device_type = "cpu" if on_cpu else first.device.type
@@ -408,91 +272,33 @@ def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     )
 
 
-def _not_tuple(labels: Tensor) -> Tensor:
-    if isinstance(labels, tuple):
-        raise TypeError("labels: expected a tensor of labels, got a tuple (they are packed already)")
-    return labels
-
-
 def _pack(operators: Any | None, labels: Tensor) -> tuple[Tensor, Tensor]:
-    if operators is not None:
-        return operators.pack_labels(labels)
-    _check_label_values(labels)
-    return reference.pack_labels(labels, with_known=True)
+    return reference_backend.pack_labels(labels) if operators is None else operators.pack_labels.default(labels)
 
 
-def _label_words(operators: Any, labels: Labels, num_classes: int) -> tuple[Tensor, Tensor | None]:
-    """Present bits, and known bits where some class may be unknown."""
-    packed = is_packed(labels, num_classes)
-    present, known = labels if isinstance(labels, tuple) else (labels, None)
-    if packed:
-        check_stray_bits(present, num_classes)
-    return label_words(operators, present, known, packed)
+def _label_bits(operators: Any | None, labels: Labels, num_classes: int | None) -> tuple[Tensor, Tensor | None]:
+    """Positive bits, and valid bits where some class may be unknown or hold no label."""
+    bits = packed_bits(labels, num_classes)
+    if bits is not None:
+        return bits
+    assert isinstance(labels, Tensor)
+    positive, valid = _pack(operators, labels)
+    return positive, None if labels.dtype == torch.bool else valid
 
 
-def _plain_labels(labels: Labels, num_classes: int) -> Tensor:
-    """Labels ``[B, C]`` in {-1, 0, 1} for the reference."""
-    if not is_packed(labels, num_classes):
-        _check_label_values(labels)
-        return labels
-    present, known = labels if isinstance(labels, tuple) else (labels, None)
-    check_stray_bits(present, num_classes)
-    plain = reference.unpack_labels(present, num_classes).to(torch.int64)
-    return plain if known is None else plain.masked_fill(~reference.unpack_labels(known, num_classes), -1)
+def _loss_weights(
+    lams: tuple[float | Tensor, float | Tensor], device: torch.device
+) -> tuple[tuple[float, float], Tensor | None, int]:
+    """(numbers, float64 ``[2]`` in their place or None, mask of the terms): only the number 0 leaves a term out."""
+    terms = zip(lams, (IDENTICAL_TERM, DISPARATE_TERM), strict=True)
+    term_mask = sum(bit for lam, bit in terms if isinstance(lam, Tensor) or lam != 0)
+    if not torch.compiler.is_compiling():  # what the host knows goes to the kernel by value, not by a copy
+        lams = _number(lams[0]), _number(lams[1])
+    if not any(isinstance(lam, Tensor) for lam in lams):
+        return (float(lams[0]), float(lams[1])), None, term_mask
+    tensor = torch.stack([torch.as_tensor(lam, dtype=torch.float64, device=device) for lam in lams])
+    return (0.0, 0.0), tensor, term_mask
 
 
-def _mine(operators: Any | None, present: Tensor, strategy: str, code: int, seed: Tensor) -> Tensor:
-    if operators is not None:
-        return operators.mine_pairs(present, seed, code)
-    plain = reference.unpack_labels(present, present.shape[1] * reference.WORD_BITS)
-    return reference.mine_pairs(plain, strategy=strategy, seed=seed)
-
-
-def _seed_tensor(seed: int | Tensor | None, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    if seed is None:
-        seed = torch.randint(2**63 - 1, (), generator=generator)
-    else:
-        check_seed(seed)
-        if not isinstance(seed, Tensor):
-            seed = torch.tensor(seed, dtype=torch.int64)
-    return seed if seed.device == device else seed.to(device, non_blocking=True)
-
-
-def _lam_tensor(lam: Lam, device: torch.device) -> tuple[Tensor, int]:
-    """(float64 ``[2]`` on the device, bits of the blocks that take part): only a Python 0 is known to leave one out."""
-    constant = _constant_lam.__wrapped__ if torch.compiler.is_compiling() else _constant_lam
-    if type(lam) is float:
-        return constant(lam, lam, device)
-    lams = check_lam(lam)
-    if not any(isinstance(part, Tensor) for part in lams):
-        return constant(*map(float, lams), device)
-    parts = [torch.as_tensor(part, dtype=torch.float64, device=device) for part in lams]
-    return torch.stack(parts), _blocks(lams)
-
-
-@lru_cache(maxsize=16)
-def _constant_lam(lam_identical: float, lam_disparate: float, device: torch.device) -> tuple[Tensor, int]:
-    """:func:`_lam_tensor`, kept for the next call; never an inference tensor, which autograd cannot save."""
-    lams = check_lam((lam_identical, lam_disparate))
-    with torch.inference_mode(False):
-        return torch.tensor(lams, dtype=torch.float64).to(device, non_blocking=True), _blocks(lams)
-
-
-def _blocks(lams: tuple[float | Tensor, float | Tensor]) -> int:
-    bits = zip(lams, (IDENTICAL_BLOCK, DISPARATE_BLOCK), strict=True)
-    return sum(bit for lam, bit in bits if isinstance(lam, Tensor) or lam != 0)
-
-
-def _check_label_values(labels: Tensor) -> None:
-    """Values on the host only, so that a GPU is not synchronised."""
-    if labels.device.type == "cpu" and labels.dtype != torch.bool and not torch.compiler.is_compiling():
-        valid = (labels == 0) | (labels == 1)
-        if labels.dtype != torch.uint8:  # to which -1 is 255
-            valid |= labels == -1
-        if not valid.all():
-            raise ValueError(f"labels: expected values in {{-1, 0, 1}}, got {labels[~valid][0].item()}")
-
-
-def _check_pair_values(pairs: Tensor, batch: int) -> None:
-    if pairs.device.type == "cpu" and not torch.compiler.is_compiling() and ((pairs < 0) | (pairs >= batch)).any():
-        raise ValueError(f"pairs: expected indices in [0, {batch}), got {pairs.min().item()} to {pairs.max().item()}")
+def _number(lam: float | Tensor) -> float | Tensor:
+    return lam.item() if isinstance(lam, Tensor) and lam.is_cpu else lam

@@ -33,7 +33,6 @@ def _build_lines() -> dict[str, str]:
         cuda = f"none: {info['cuda_missing']}"
     return {
         "extension": _extension.EXTENSION_ERROR or "loaded",
-        "autograd": f"in Python: {_extension.AUTOGRAD_ERROR}" if _extension.AUTOGRAD_ERROR else "in C++",
         "commit": info["commit"] or "unknown (not built from a git checkout)",
         "built with": f"torch {info['torch']}, Python {info['python']}, {info['compiler']}, on {info['platform']}",
         "runs with": f"torch {info['torch_target']} and newer",

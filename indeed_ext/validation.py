@@ -8,13 +8,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .constants import BALANCED_MAX_BATCH, STRATEGIES
-from .reference import WORD_BITS
-
-FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+from .constants import FLOAT_DTYPES, INTEGER_DTYPES, MAX_BALANCED_BATCH, STRATEGIES, WORD_BITS, cdiv
 
 Labels = Tensor | tuple[Tensor, Tensor]
+Lam = float | Tensor | tuple[float | Tensor, float | Tensor]
 
 
 def check_tensor(name: str, value: object, rank: int) -> None:
@@ -27,7 +24,7 @@ def check_tensor(name: str, value: object, rank: int) -> None:
         raise TypeError(f"{name}: expected a dense tensor, got layout {value.layout}")
 
 
-def check_float(name: str, value: object, rank: int) -> None:
+def check_float(name: str, value: Tensor, rank: int) -> None:
     """``value`` is a float32, float64, bfloat16 or float16 tensor of the given rank."""
     check_tensor(name, value, rank)
     if value.dtype not in FLOAT_DTYPES:
@@ -62,8 +59,8 @@ def choice(name: str, value: object, table: Mapping[str, int]) -> int:
 
 def check_strategy_fits(strategy: int, batch: int) -> None:
     """Edge costs of the balanced strategy must stay within 64 bits."""
-    if strategy == STRATEGIES["balanced"] and batch > BALANCED_MAX_BATCH:
-        raise ValueError(f"strategy: 'balanced' takes at most {BALANCED_MAX_BATCH} samples, got {batch}")
+    if strategy == STRATEGIES["balanced"] and batch > MAX_BALANCED_BATCH:
+        raise ValueError(f"strategy: 'balanced' takes at most {MAX_BALANCED_BATCH} samples, got {batch}")
 
 
 def check_eps(eps: object) -> float:
@@ -86,8 +83,7 @@ def check_lam(lam: object) -> tuple[float | Tensor, float | Tensor]:
                 raise ValueError(f"lam: expected a 0-d tensor, got shape {tuple(part.shape)}")
             if part.requires_grad:
                 raise ValueError("lam: no gradient is computed for it; pass lam.detach()")
-            # On the host only, so that a GPU is not waited for.
-            if part.is_cpu and not torch.compiler.is_compiling() and not 0 <= part.item() < math.inf:
+            if _on_host(part) and not 0 <= part.item() < math.inf:
                 raise ValueError(f"lam: expected a finite number of at least 0, got {part.item()}")
         elif isinstance(part, bool) or not isinstance(part, (int, float)):
             raise TypeError(f"lam: expected a number or a 0-d tensor, got {type(part).__name__}")
@@ -97,7 +93,9 @@ def check_lam(lam: object) -> tuple[float | Tensor, float | Tensor]:
 
 
 def check_seed(seed: object) -> None:
-    """``seed`` is a 64-bit int or a 0-d int64 tensor."""
+    """``seed`` is None, a 64-bit int or a 0-d int64 tensor."""
+    if seed is None:
+        return
     if isinstance(seed, Tensor):
         check_tensor("seed", seed, 0)
         if seed.dtype != torch.int64:
@@ -130,7 +128,7 @@ def check_pos_weight(pos_weight: Tensor | None, num_classes: int, like_name: str
 
 
 def check_pairs(pairs: Tensor, batch: int, like_name: str, like: Tensor) -> Tensor:
-    """A partner vector ``[B]`` or a pair list ``[P, 2]`` as int64; index values are checked by the operators."""
+    """A partner vector ``[B]`` or a pair list ``[P, 2]`` as int64; indices themselves are checked by the operators."""
     if not isinstance(pairs, Tensor):
         raise TypeError(f"pairs: expected a tensor, got {type(pairs).__name__}")
     if pairs.dtype not in INTEGER_DTYPES:
@@ -147,15 +145,15 @@ def check_pairs(pairs: Tensor, batch: int, like_name: str, like: Tensor) -> Tens
 
 
 def check_labels(labels: Labels, num_classes: int | None = None, batch: int | None = None) -> None:
-    """Labels ``[B, C]``, packed words ``[B, ceil(C / 32)]``, or a tuple (present, known) of such words."""
+    """Labels ``[B, C]``, packed words ``[B, ceil(C / 32)]``, or a tuple (positive, valid) of such words."""
     if isinstance(labels, tuple):
         if len(labels) != 2:
-            raise ValueError(f"labels: expected a tensor or a tuple (present, known), got a tuple of {len(labels)}")
+            raise ValueError(f"labels: expected a tensor or a tuple (positive, valid), got a tuple of {len(labels)}")
         for words in labels:
             check_tensor("labels", words, 2)
             if words.dtype != torch.int32:
-                raise TypeError(f"labels: expected int32 words in (present, known), got {words.dtype}")
-        check_same("labels", labels[1], "its present bits", labels[0])
+                raise TypeError(f"labels: expected int32 words in (positive, valid), got {words.dtype}")
+        check_same("labels", labels[1], "its positive bits", labels[0])
         check_shape("labels", labels[1], tuple(labels[0].shape))
         if num_classes is not None and not _packed_width(labels[0], num_classes):
             raise ValueError(_width_message(labels[0], num_classes))
@@ -180,19 +178,79 @@ def is_packed(labels: Labels, num_classes: int | None) -> bool:
     return _packed_width(labels, num_classes)
 
 
-def check_stray_bits(words: Tensor, num_classes: int) -> None:
-    """Bits beyond class C must be clear; looked at on the host only, so that a GPU is not synchronised."""
-    used = num_classes % WORD_BITS
-    if words.device.type == "cpu" and used and not torch.compiler.is_compiling() and (words[:, -1] >> used).any():
-        raise ValueError(f"labels: packed words have bits set beyond class {num_classes - 1}")
+def packed_bits(labels: Labels, num_classes: int | None) -> tuple[Tensor, Tensor | None] | None:
+    """(positive, valid) words where ``labels`` are packed, None where they are plain.
+
+    Words hold labels: no bit beyond class C is set, no class is positive and yet not valid.
+    """
+    if isinstance(labels, Tensor):
+        if not is_packed(labels, num_classes):
+            return None
+        positive, valid = labels, None
+    else:
+        positive, valid = labels
+    if _on_host(positive):
+        used = (num_classes or 0) % WORD_BITS
+        if used and (positive[:, -1] >> used).any():
+            raise ValueError(f"labels: packed words have bits set beyond their {num_classes} classes")
+        if valid is not None and (positive & ~valid).any():
+            raise ValueError("labels: packed words have a class that is positive and yet not valid")
+    return positive, valid
+
+
+def check_label_values(labels: Tensor) -> None:
+    """Plain labels are -1 (unknown), 0 or 1."""
+    if not _on_host(labels) or labels.dtype == torch.bool:
+        return
+    valid = (labels == 0) | (labels == 1)
+    if labels.dtype != torch.uint8:  # to which -1 is 255
+        valid |= labels == -1
+    if not valid.all():
+        raise ValueError(f"labels: expected values in {{-1, 0, 1}}, got {labels[~valid][0].item()}")
+
+
+def check_pair_values(pairs: Tensor, batch: int) -> None:
+    """Indices lie in the batch."""
+    if _on_host(pairs) and ((pairs < 0) | (pairs >= batch)).any():
+        raise ValueError(f"pairs: expected indices in [0, {batch}), got {pairs.min().item()} to {pairs.max().item()}")
+
+
+def check_loss(
+    features: Tensor,
+    weight: Tensor,
+    labels: Labels,
+    bias: Tensor | None,
+    pairs: Tensor | None,
+    pos_weight: Tensor | None,
+) -> Tensor | None:
+    """The tensors of the fused loss fit each other; ``pairs`` as int64."""
+    check_float("features", features, 2)
+    check_float("weight", weight, 2)
+    (batch, width), num_classes = features.shape, weight.shape[0]
+    if weight.shape[1] != width:
+        raise ValueError(f"weight: expected shape (C, {width}) to fit features, got {tuple(weight.shape)}")
+    check_same("weight", weight, "features", features)
+    if bias is not None:
+        check_float("bias", bias, 1)
+        check_shape("bias", bias, (num_classes,))
+        check_same("bias", bias, "features", features)
+    check_labels(labels, num_classes, batch)
+    check_same("labels", labels[0] if isinstance(labels, tuple) else labels, "features", features, dtype=False)
+    check_pos_weight(pos_weight, num_classes, "features", features)
+    return None if pairs is None else check_pairs(pairs, batch, "features", features)
+
+
+def _on_host(tensor: Tensor) -> bool:
+    """Whether values can be looked at: on a GPU that would synchronise, and a traced tensor has none."""
+    return tensor.is_cpu and not torch.compiler.is_compiling()
 
 
 def _packed_width(words: Tensor, num_classes: int) -> bool:
-    return words.shape[1] == -(-num_classes // WORD_BITS)
+    return words.shape[1] == cdiv(num_classes, WORD_BITS)
 
 
 def _width_message(labels: Tensor, num_classes: int) -> str:
-    words = -(-num_classes // WORD_BITS)
+    words = cdiv(num_classes, WORD_BITS)
     return (
         f"labels: expected {num_classes} columns (one per class) or {words} int32 words, "
         f"got shape {tuple(labels.shape)} of {labels.dtype}"

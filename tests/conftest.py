@@ -24,19 +24,19 @@ pytest.register_assert_rewrite("kit")
 
 import kit  # noqa: E402
 
-from indeed_ext import operators  # noqa: E402
+from indeed_ext import _extension  # noqa: E402
 
 _SAMPLES = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--backend", action="append", metavar="NAME", help="run only this backend (may be repeated)")
+    parser.addoption("--fuzz-cases", type=int, metavar="N", help="so many new cases in test_fuzz.py, not the usual 300")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cases(maker=...): adds the argument `case`, one of maker(backend)")
     config.addinivalue_line("markers", "only_with(name): one of the tests left out unless --backend names this backend")
-    config.addinivalue_line("markers", "nodes: also with autograd's node in Python, for backends that have one in C++")
     config.addinivalue_line("markers", "compiled: only for backends with kernels of their own")
 
 
@@ -46,8 +46,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     backends = kit.backends_under_test(metafunc.config.getoption("--backend"))
     if metafunc.definition.get_closest_marker("compiled"):
         backends = [backend for backend in backends if backend.compiled]
-    if metafunc.definition.get_closest_marker("nodes"):
-        backends = kit.with_python_nodes(backends)
     marker = metafunc.definition.get_closest_marker("cases")
     if marker is None:
         metafunc.parametrize("backend", backends, ids=str)
@@ -62,7 +60,7 @@ def _sampled_backend(item: pytest.Item) -> str | None:
         return str(marker.args[0])
     callspec = getattr(item, "callspec", None)
     backend = callspec.params.get("backend") if callspec else None
-    return backend.name if backend is not None and backend.sampled else None
+    return str(backend) if backend is not None and backend.sampled else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -110,9 +108,17 @@ def _repeatable() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _node(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def _kernel_variant(request: pytest.FixtureRequest) -> Iterator[None]:
     callspec = getattr(request.node, "callspec", None)
-    backend = callspec.params.get("backend") if callspec else None
-    if backend is not None and not backend.native_node:
-        monkeypatch.setattr(operators, "native_node", None)
-        monkeypatch.setattr(operators, "plain_loss", None)
+    variant = getattr(callspec.params.get("backend"), "variant", None) if callspec else None
+    if variant is None:
+        yield
+        return
+    library = _extension.LIBRARY
+    assert library is not None
+    before = library.kernel_variant()
+    library.set_kernel_variant(variant)
+    try:
+        yield
+    finally:
+        library.set_kernel_variant(before)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import indeed_ext
-from indeed_ext import backends, operators, reference
+from indeed_ext import _extension, backends, reference
 
 NORMS = ("l2", "minmax")
 STRATEGIES = ("matching", "balanced", "anchor")
@@ -55,10 +55,10 @@ class Backend:
     #: Every call takes long: a sample of the variants of each test is run, unless the backend is asked for by name, and
     #: gradients are checked in random directions in place of all.
     sampled: bool = False
-    native_node: bool = True  # autograd's node is that of csrc/autograd, where it serves
+    variant: str | None = None  # of the CPU kernels, in place of the best one
 
     def __str__(self) -> str:
-        return self.name if self.native_node else f"{self.name}-python-node"
+        return self.name if self.variant is None else f"{self.name}-{self.variant}"
 
     def limit(self, case: Case) -> Case:
         return replace(
@@ -92,10 +92,16 @@ REGISTRY = {
 }
 
 
-def with_python_nodes(chosen: list[Backend]) -> list[Backend]:
-    """And, where the node in C++ serves, the same backend with the one in Python."""
-    served = [backend for backend in chosen if operators.native_node and backend.name in ("cpu", "cuda")]
-    return [*chosen, *(replace(backend, native_node=False) for backend in served)]
+def kernel_variants() -> list[str]:
+    """Instruction sets of the CPU kernels that run here, the default one first."""
+    return [] if _extension.LIBRARY is None else _extension.LIBRARY.kernel_variants()
+
+
+def with_variants(backends: list[Backend]) -> list[Backend]:
+    """And, of the CPU's, the same for every other instruction set it has kernels for, at smaller sizes."""
+    sizes = {"max_batch": 40, "max_width": 100, "max_classes": 100, "label_sets": 100}
+    others = [Backend("cpu", variant=name, **sizes) for name in kernel_variants()[1:]]
+    return [*backends, *(others if any(backend.name == "cpu" for backend in backends) else [])]
 
 
 @functools.cache
@@ -121,7 +127,6 @@ def registered_backends(namespaces: dict[str, tuple[str, str]]) -> Iterator[None
 
     def register(wanted: dict[str, tuple[str, str]]) -> None:
         backends._namespaces.clear()
-        backends._served_unasked.cache_clear()
         for name, (namespace, device_type) in wanted.items():
             backends.register_backend(name, namespace, device_type)
 
@@ -138,7 +143,7 @@ def backends_under_test(chosen: Sequence[str] | None = None) -> list[Backend]:
     if not chosen or "cuda-emulated" in chosen:
         emulation_error()  # reported in test_backends.py
     available = [REGISTRY[name] for name in indeed_ext.available_backends() if name in REGISTRY]
-    return [backend for backend in available if not chosen or backend.name in chosen]
+    return [backend for backend in with_variants(available) if not chosen or {backend.name, str(backend)} & {*chosen}]
 
 
 # ----------------------------------------------------------------------------- cases

@@ -107,44 +107,9 @@ def test_backends_agree() -> None:
 _HALF, _SINGLE, _DOUBLE = torch.bfloat16, torch.float32, torch.float64
 
 
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [
-        (None, "cuda"),  # the operators other than the loss
-        ((128, 2048, 80, _HALF), "triton"),
-        ((256, 4096, 1000, torch.float16), "triton"),
-        ((128, 2048, 80, _SINGLE), "triton"),
-        ((512, 2048, 512, _SINGLE), "triton"),
-        ((512, 2048, 513, _SINGLE), "cuda"),
-        ((128, 2048, 80, _DOUBLE), "cuda"),
-        ((128, 15, 80, _HALF), "cuda"),
-        ((128, 16, 80, _HALF), "triton"),
-        ((1 << 14, 512, 4, _HALF), "triton"),
-        ((1 << 15, 512, 4, _HALF), "cuda"),
-        ((0, 0, 0, _DOUBLE), "cuda"),
-    ],
-    ids=str,
-)
-def test_a_gpu_with_two_backends(
-    size: tuple[int, int, int, torch.dtype] | None, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chosen = None if size is None else backends.LossSize(*size)
-    assert backends.preferred_on_a_gpu(chosen) == expected
+@pytest.mark.parametrize(("names", "chosen"), [(["cuda", "triton"], "indeed_ext"), (["triton"], "indeed_ext_triton")])
+def test_a_gpu_with_two_backends(names: list[str], chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("INDEED_BACKEND", raising=False)
     both = {"cuda": ("indeed_ext", "cuda"), "triton": ("indeed_ext_triton", "cuda")}
-    for names in (["cuda", "triton"], ["cuda"], ["triton"]):
-        namespace = both[expected if expected in names else names[0]][0]
-        with kit.registered_backends({name: both[name] for name in names}):
-            selected = backends.select(None, torch.device("cuda"), None if chosen is None else lambda: chosen)
-        assert selected is getattr(torch.ops, namespace)
-
-
-def test_the_size_of_a_loss_counts_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As fused_indeed_loss gives it: a pair list has two rows a pair."""
-    sizes = []
-    monkeypatch.setattr("indeed_ext.functional.select", lambda backend, device, size: sizes.append(size()))
-    for pairing in ("anchor", "list"):
-        inputs = Case(5, 6, 4, pairing=pairing).build()
-        fused_indeed_loss(**inputs.leaves, labels=inputs.labels, **inputs.options)
-    pairs = inputs.options["pairs"]
-    assert sizes == [(5, 6, 4, torch.float64), (2 * len(pairs), 6, 4, torch.float64)]
+    with kit.registered_backends({name: both[name] for name in names}):
+        assert backends.select(None, torch.device("cuda")) is getattr(torch.ops, chosen)

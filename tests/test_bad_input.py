@@ -333,7 +333,6 @@ def _to_differentiate(function: Callable[..., Any], backend: Backend) -> tuple[A
     return functools.partial(function, **good, backend=backend.name), leaf
 
 
-@pytest.mark.nodes
 @pytest.mark.parametrize("reduction", kit.REDUCTIONS)
 @pytest.mark.parametrize("function", [fused_indeed_loss, six_way_bce], ids=lambda function: function.__name__)
 def test_second_derivatives_of_the_loss(backend: Backend, function: Callable[..., Any], reduction: str) -> None:

@@ -340,11 +340,11 @@ def test_launches(emulated: Backend, norm: str, strategy: str, reduction: str, d
 
 #: What runs under the race check and the address sanitizer: every operator and every option that chooses a kernel,
 #: without the full product of options and without what only draws large samples.
-_COMPACT_FILES = ("cuda_emulation", "pack_labels", "mine_pairs", "identical_disparate", "six_way_bce")
+_COMPACT_FILES = ("cuda_emulation", "cuda_values", "pack_labels", "mine_pairs", "identical_disparate", "six_way_bce")
 _LEFT_OUT = (
     *("TestRightKernels", "undefined_behaviour", "races_are_caught", "changes_with_the_schedule"),
     *("test_loss_and_gradients", "test_features_and_gradient", "gradcheck", "70x1000"),
-    *("uniform", "are_random", "fewer_alone"),
+    *("uniform", "are_random", "fewer_alone", "large_batches"),
 )
 
 

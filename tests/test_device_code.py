@@ -13,7 +13,7 @@ import indeed_ext
 from indeed_ext import _extension
 
 #: All that host code may ask of CUDA: to register and launch kernels, and torch's stream and products. Nothing here
-#: copies to the host or waits.
+#: copies to the host or synchronises.
 ALLOWED_SYMBOLS = {
     *("__cudaGetKernel", "__cudaInitModule", "__cudaLaunchKernel", "cudaLaunchKernel"),
     *("__cudaPopCallConfiguration", "__cudaPushCallConfiguration", "__cudaRegisterVar", "__cudaRegisterFunction"),
@@ -60,7 +60,7 @@ def test_no_kernel_spills(library: Path) -> None:
     assert max(int(registers) for _, registers, *_ in kernels) <= 128
 
 
-def test_host_code_never_waits(library: Path) -> None:
+def test_host_code_never_synchronises(library: Path) -> None:
     """No copy to the host and no synchronisation is among what the library calls."""
     if shutil.which("nm") is None:
         pytest.skip("nm is not installed")

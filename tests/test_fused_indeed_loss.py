@@ -135,6 +135,16 @@ def test_partner_vectors_need_not_be_matchings(
     kit.assert_accurate(actual, kit.run_truth(expected), lambda: kit.run_plain(expected))
 
 
+@pytest.mark.parametrize("form", ["vector", "list"])
+@pytest.mark.parametrize("norm", kit.NORMS)
+def test_one_sample_may_be_the_partner_of_all(backend: Backend, norm: str, form: str) -> None:
+    inputs = backend.limit(Case(300, 40, 20, norm, dtype=torch.float32)).build().mined()
+    batch = len(inputs.labels)
+    hub = torch.full((batch,), batch // 2)
+    inputs.options["pairs"] = hub if form == "vector" else torch.stack([torch.arange(batch), hub], 1)
+    kit.check_loss(backend, inputs)
+
+
 @pytest.mark.parametrize("reduction", kit.REDUCTIONS)
 @pytest.mark.parametrize("norm", kit.NORMS)
 def test_pair_lists_repeat_samples(backend: Backend, norm: str, reduction: str) -> None:

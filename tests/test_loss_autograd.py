@@ -1,7 +1,4 @@
-"""The loss as a node of autograd: what requires a gradient, upstream gradients, and graphs used more than once.
-
-Each test runs once more with the node in Python that serves where the one in C++ does not.
-"""
+"""The autograd Function of the loss: what requires a gradient, upstream gradients, and graphs used more than once."""
 
 from __future__ import annotations
 
@@ -13,25 +10,12 @@ from typing import Any
 import kit
 import pytest
 import torch
+import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from kit import Backend, Case
 from torch import Tensor
 
-from indeed_ext import _extension, fused_indeed_loss, reference
-
-pytestmark = pytest.mark.nodes
-
-
-@pytest.mark.compiled
-@pytest.mark.parametrize("reduction", kit.REDUCTIONS)
-def test_which_node_serves(backend: Backend, reduction: str) -> None:
-    """Without this, all else here would pass with the node in C++ never called."""
-    inputs = Case(5, 6, 4, reduction=reduction).build().to(backend.device)
-    leaves = {name: leaf.requires_grad_() for name, leaf in inputs.leaves.items()}
-    loss = fused_indeed_loss(labels=inputs.labels, backend=backend.name, **leaves, **inputs.options)
-    native = backend.native_node and backend.name in ("cpu", "cuda") and _extension.AUTOGRAD_ERROR is None
-    assert (loss.grad_fn.name() == "FusedINDeeDLossBackward") != (native and reduction != "none")
-
+from indeed_ext import fused_indeed_loss, identical_disparate, reference, six_way_bce
 
 _LEAVES = ("features", "weight", "bias")
 _SUBSETS = [subset for size in (1, 2, 3) for subset in itertools.combinations(_LEAVES, size)]
@@ -146,3 +130,55 @@ def test_nothing_to_differentiate(backend: Backend) -> None:
     inputs = Case(9, 12, 7).build().to(backend.device)
     loss = fused_indeed_loss(labels=inputs.labels, backend=backend.name, **inputs.leaves, **inputs.options)
     assert not loss.requires_grad
+
+
+@pytest.mark.parametrize("reduction", kit.REDUCTIONS)
+def test_several_upstream_gradients_at_once(backend: Backend, reduction: str) -> None:
+    inputs = backend.limit(Case(7, 12, 6, "minmax", "anchor", reduction, torch.float64)).build().to(backend.device)
+    leaves = [leaf.requires_grad_() for leaf in inputs.leaves.values()]
+    features, weight, bias = leaves
+    loss = fused_indeed_loss(features, weight, inputs.labels, bias=bias, backend=backend.name, **inputs.options)
+    upstream = torch.stack([inputs.upstream, torch.ones_like(inputs.upstream), 2 * inputs.upstream])
+    singly = [torch.autograd.grad(loss, leaves, each, retain_graph=True) for each in upstream]
+    together = torch.autograd.grad(loss, leaves, upstream, is_grads_batched=True)
+    for gradient, each in zip(together, zip(*singly, strict=True), strict=True):
+        torch.testing.assert_close(gradient, torch.stack(each))
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_forward_mode_is_refused(backend: Backend, requires_grad: bool) -> None:
+    inputs = Case(5, 6, 4, dtype=torch.float64).build().to(backend.device)
+    leaves = {name: leaf.requires_grad_(requires_grad) for name, leaf in inputs.leaves.items()}
+    features = leaves.pop("features")
+    pairs = torch.arange(5, device=backend.device).flip(0)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(features, torch.ones_like(features))
+        for call in (
+            lambda: fused_indeed_loss(dual, labels=inputs.labels, backend=backend.name, **leaves, **inputs.options),
+            lambda: identical_disparate(dual, pairs, backend=backend.name),
+            lambda: six_way_bce(dual, dual, dual, torch.ones(5, 6).to(dual), pairs, backend=backend.name),
+        ):
+            with pytest.raises(NotImplementedError, match="forward mode AD"):
+                call()
+
+
+@pytest.mark.compiled
+def test_transforms_of_functions_are_refused(backend: Backend) -> None:
+    inputs = Case(5, 6, 4, dtype=torch.float64).build().to(backend.device)
+    features = inputs.leaves.pop("features")
+    loss = functools.partial(fused_indeed_loss, labels=inputs.labels, backend=backend.name, **inputs.leaves)
+    with pytest.raises(RuntimeError, match="functorch"):
+        torch.func.grad(lambda f: loss(f, **inputs.options))(features)
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("reduction", kit.REDUCTIONS)
+def test_gradients_are_never_silently_constant(backend: Backend, reduction: str) -> None:
+    """A penalty on gradients needs their derivative, which must not be a zero."""
+    inputs = Case(5, 6, 4, reduction=reduction, dtype=torch.float64).build().to(backend.device)
+    leaves = {name: leaf.requires_grad_() for name, leaf in inputs.leaves.items()}
+    loss = fused_indeed_loss(labels=inputs.labels, backend=backend.name, **leaves, **inputs.options).sum()
+    (gradient,) = torch.autograd.grad(loss, leaves["features"], create_graph=True)
+    with pytest.raises(RuntimeError, match="backend='reference'"):
+        (loss + gradient.square().sum()).backward()

@@ -1,10 +1,11 @@
-"""What the suite cannot ask of every backend: launches of the Triton kernels, and programs beyond the first.
+"""The Triton backend alone: launches of its kernels, their tiles, and programs beyond the first.
 
 The suite runs them with the sizes an interpreter can afford; here each kernel gets several programs in each direction.
 """
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,10 +40,25 @@ def test_launches_of_a_training_step(triton_backend: Backend, strategy: str, exp
 
 
 def test_launches_do_not_depend_on_classes(triton_backend: Backend) -> None:
-    """Up to the 1,024 classes of a class block, at any batch that a training step has."""
-    from indeed_ext.triton_kernels.fused_loss import BLOCK_ELEMENTS, _class_block
+    """Up to the 1,024 classes of a chunk, at any batch that a training step has."""
+    from indeed_ext.triton_kernels.fused_indeed_loss import CHUNK_ELEMENTS, _chunk_classes
 
-    assert _class_block(4096, 1024, BLOCK_ELEMENTS) == 1024
+    assert _chunk_classes(4096, 1024, CHUNK_ELEMENTS) == 1024
+
+
+def test_tiles_are_those_of_the_device_of_the_tensors(triton_backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two GPUs that differ it need not be the current one."""
+    from indeed_ext.triton_kernels import config
+
+    devices = [torch.device("cuda", index) for index in range(2)]
+    monkeypatch.setattr(config, "is_interpreted", lambda: False)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (10 if device == devices[1] else 9, 0))
+    config.device_kind.cache_clear()
+    sizes = (128, 80, torch.bfloat16, torch.float32)
+    assert config.configuration(devices[0], *sizes) == config._TABLE["cuda"][0]
+    assert config.configuration(devices[1], *sizes) == config._TABLE["blackwell"][0]
+    config.device_kind.cache_clear()
 
 
 @pytest.fixture(params=[False, True])
@@ -54,14 +70,16 @@ def tf32_allowed(request: pytest.FixtureRequest) -> Iterator[bool]:
 
 
 def test_tf32_only_where_torch_allows_it(triton_backend: Backend, tf32_allowed: bool) -> None:
-    from indeed_ext.triton_kernels.config import assumed_device
     from indeed_ext.triton_kernels.multiply import product_precision
+    from triton_ahead_of_time import assumed_device
 
-    with assumed_device("cuda"):
-        assert product_precision(torch.float32) == ("tf32" if tf32_allowed else "ieee")
-        assert product_precision(torch.bfloat16) == product_precision(torch.float16) == "bf16"
-    with assumed_device("hip"):
-        assert product_precision(torch.float32) == "ieee"
+    precisions = {}
+    for kind, dtype in itertools.product(("cuda", "hip"), (torch.float32, torch.bfloat16, torch.float16)):
+        with assumed_device(kind):
+            precisions[kind, dtype] = product_precision(dtype, torch.device("cpu"))
+    assert precisions.pop(("cuda", torch.float32)) == ("tf32" if tf32_allowed else "ieee")
+    assert precisions.pop(("hip", torch.float32)) == "ieee"
+    assert set(precisions.values()) == {"bf16"}
 
 
 @pytest.mark.parametrize("pairing", ["anchor", "list"])
@@ -93,36 +111,13 @@ def test_mining_by_several_programs(triton_backend: Backend, strategy: str) -> N
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_blocks_of_classes(triton_backend: Backend, reduction: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sums, gradients and the bias carried over from block to block."""
-    from indeed_ext.triton_kernels import fused_loss
+def test_class_chunks(triton_backend: Backend, reduction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums, gradients and the bias carried over from chunk to chunk."""
+    from indeed_ext.triton_kernels import fused_indeed_loss as module
 
-    monkeypatch.setattr(fused_loss, "BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 1)
     inputs = Case(6, 20, 100, "minmax", "list", reduction, torch.float64, pos_weight=True, unknown=True).build()
     kit.check_loss(triton_backend, inputs)
-
-
-@pytest.mark.parametrize("index", [-1, 5, 2**40])
-@pytest.mark.parametrize("form", ["vector", "list"])
-def test_an_index_out_of_range_is_not_read(triton_backend: Backend, form: str, index: int) -> None:
-    """The loss says so, the gradients are those of the other rows."""
-    inputs = Case(5, 20, 6, "l2", dtype=torch.float64).build()
-    pairs = torch.tensor([1, 0, index, 3, 3] if form == "vector" else [[0, 1], [2, index], [3, 4]])
-    options = {"reduction": "none", "backend": "triton"}
-    leaves = {name: leaf.to(triton_backend.device).requires_grad_() for name, leaf in inputs.leaves.items()}
-    labels = inputs.labels.to(triton_backend.device)
-    rows = fused_indeed_loss(**leaves, labels=labels, pairs=pairs.to(labels.device), **options)
-    bad = [2] if form == "vector" else [1, 4]
-    assert rows.isnan().nonzero().flatten().tolist() == bad
-    good = [row for row in range(len(rows)) if row not in bad]
-    actual = torch.autograd.grad(rows[good].sum(), list(leaves.values()))
-
-    harmless = torch.tensor([1, 0, 2, 3, 3] if form == "vector" else [[0, 1], [2, 2], [3, 4]])
-    truth = {name: leaf.requires_grad_() for name, leaf in inputs.leaves.items()}
-    rows = reference.fused_indeed_loss(**truth, labels=inputs.labels, pairs=harmless, reduction="none")
-    expected = torch.autograd.grad(rows[good].sum(), list(truth.values()))
-    for name, mine, other in zip(leaves, actual, expected, strict=True):
-        kit.assert_within(name, mine.cpu(), other, 1e-12)
 
 
 def test_same_bits_every_time(triton_backend: Backend) -> None:

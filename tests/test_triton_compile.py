@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -27,35 +28,40 @@ KERNELS = {
     "anchor_kernel",
     "compatibility_kernel",
     "matching_kernel",
-    "row_statistics_kernel",
+    "map_statistics_kernel",
     "logits_kernel",
-    "cross_entropies_kernel",
-    "gradients_kernel",
+    "bce_epilogue_kernel",
+    "grad_products_kernel",
     "map_backward_kernel",
-    "finish_kernel",
-    "form_blocks_kernel",
+    "reduce_loss_kernel",
+    "form_rows_kernel",
     "map_dots_kernel",
-    "six_way_kernel",
-    "six_way_backward_kernel",
+    "six_way_bce_kernel",
+    "six_way_bce_backward_kernel",
 }
+
+
+def _run(*arguments: str) -> str:
+    """In a process of its own: in this one the kernels may be defined for the interpreter."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed")
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", *arguments],
+        capture_output=True,
+        text=True,
+        env={name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"},
+        cwd=Path(__file__).parent,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    return result.stdout
 
 
 @pytest.mark.parametrize(("target", "dtype"), TARGETS)
 def test_every_kernel(target: str, dtype: str) -> None:
-    """In a process of its own: in this one the kernels may be defined for the interpreter."""
-    if importlib.util.find_spec("triton") is None:
-        pytest.skip("Triton is not installed")
-    module = "indeed_ext.triton_kernels.ahead_of_time"
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", module, "--json", "--type", dtype, target],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
-    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    rows = [
+        json.loads(line) for line in _run("triton_ahead_of_time.py", "--json", "--type", dtype, target).splitlines()
+    ]
     assert {row["kernel"] for row in rows} == KERNELS
     assert {row["dtype"] for row in rows} == {dtype}
     assert {row["shape"] for row in rows} == {"small", "large"}
@@ -64,3 +70,15 @@ def test_every_kernel(target: str, dtype: str) -> None:
         assert row["shared"] <= row["shared_limit"], row
         assert row["tensor_memory"] <= 512, row
         assert row["registers"] > 8 or row["registers"] < 0, f"compiled to nothing: {row}"
+
+
+def test_nothing_is_compiled_anew_for_another_batch_or_lam() -> None:
+    """An odd last batch, a batch of one, a lam that is warmed up."""
+    code = """
+from triton_ahead_of_time import compiled_by
+for width, classes in ((2048, 80), (24, 33)):
+    first = compiled_by((128, width, classes))
+    for batch, lam in ((127, 1.0), (1, 1.0), (128, 0.3), (128, 0.0)):
+        print(*(first ^ compiled_by((batch, width, classes), lam)), sep="\\n", end="")
+"""
+    assert not _run("-c", code)

@@ -1,14 +1,13 @@
-"""Checks of operator arguments, those of ``csrc/arguments.h``: shapes a kernel relies on, never values."""
+"""Checks of operator arguments, those of ``csrc/operators/arguments.h``: what a kernel relies on, never values."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from indeed_ext.reference import WORD_BITS, accumulation_dtype
+from indeed_ext.constants import NARROW_WIDTH, WORD_BITS, accumulation_dtype, cdiv
 
-#: Rows narrower than this are computed in float64: the gradient through their map cancels almost wholly.
-NARROW_WIDTH = 16
+Lam = tuple[Tensor | None, float, float]
 
 
 def require(condition: bool, message: str) -> None:
@@ -16,26 +15,10 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def require_matrix(name: str, tensor: Tensor) -> None:
+def require_matrix(name: str, tensor: Tensor) -> Tensor:
+    """``tensor`` [*, *], made contiguous."""
     require(tensor.dim() == 2, f"{name}: expected 2 dimensions, got {tensor.dim()}")
-
-
-def require_shape(name: str, tensor: Tensor | None, *shape: int) -> None:
-    if tensor is not None:
-        require(tuple(tensor.shape) == shape, f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
-
-
-def require_dtype(name: str, tensor: Tensor | None, dtype: torch.dtype) -> None:
-    if tensor is not None:
-        require(tensor.dtype == dtype, f"{name}: expected {dtype}, got {tensor.dtype}")
-
-
-def require_device(like: Tensor, **tensors: Tensor | None) -> None:
-    for name, tensor in tensors.items():
-        require(
-            tensor is None or tensor.device == like.device,
-            f"{name}: expected device {like.device}, got {None if tensor is None else tensor.device}",
-        )
+    return tensor.contiguous()
 
 
 def require_float(name: str, tensor: Tensor) -> torch.dtype:
@@ -45,29 +28,38 @@ def require_float(name: str, tensor: Tensor) -> torch.dtype:
     return accumulation_dtype(tensor.dtype)
 
 
-def require_label_words(present: Tensor, known: Tensor | None, batch: int, classes: int) -> None:
-    words = -(-classes // WORD_BITS)
-    for tensor in (present, known):
-        require_dtype("labels", tensor, torch.int32)
-        require_shape("labels", tensor, batch, words)
+class Checked:
+    """Tensors that must lie on one device, made contiguous as they are checked; an absent one stays absent."""
 
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
 
-def require_loss_weights(lam: Tensor) -> None:
-    require_dtype("lam", lam, torch.float64)
-    require_shape("lam", lam, 2)
+    def optional(self, name: str, tensor: Tensor | None, dtype: torch.dtype | None, *shape: int) -> Tensor | None:
+        return None if tensor is None else self.tensor(name, tensor, dtype, *shape)
 
+    def tensor(self, name: str, tensor: Tensor, dtype: torch.dtype | None, *shape: int) -> Tensor:
+        """``dtype``: None for any."""
+        require(tuple(tensor.shape) == shape, f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
+        require(dtype in (None, tensor.dtype), f"{name}: expected {dtype}, got {tensor.dtype}")
+        require(tensor.device == self.device, f"{name}: expected device {self.device}, got {tensor.device}")
+        return tensor.contiguous()
 
-def row_count(pairs: Tensor, batch: int) -> int:
-    """The directed rows that ``pairs`` stands for."""
-    require_dtype("pairs", pairs, torch.int64)
-    require_shape("pairs", pairs, *((batch,) if pairs.dim() == 1 else (pairs.shape[0], 2)))
-    return pairs.numel()
+    def pairs(self, pairs: Tensor, batch: int) -> Tensor:
+        """[B] or [P, 2]; its elements are as many as there are directed rows."""
+        return self.tensor("pairs", pairs, torch.int64, *((batch,) if pairs.dim() == 1 else (pairs.shape[0], 2)))
+
+    def bits(self, positive: Tensor, valid: Tensor | None, batch: int, classes: int) -> tuple[Tensor, Tensor | None]:
+        shape = (batch, cdiv(classes, WORD_BITS))
+        return (
+            self.tensor("labels", positive, torch.int32, *shape),
+            self.optional("labels", valid, torch.int32, *shape),
+        )
+
+    def lam(self, identical: float, disparate: float, lam: Tensor | None) -> Lam:
+        """Weights of the two terms as kernels take them, see :func:`~.rows.term_weights`."""
+        return self.optional("lam", lam, torch.float64, 2), identical, disparate
 
 
 def computation_dtype(accumulation: torch.dtype, width: int) -> torch.dtype:
     """The type rows of this width are computed in."""
     return torch.float64 if width < NARROW_WIDTH else accumulation
-
-
-def dense(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.contiguous()

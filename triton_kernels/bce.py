@@ -1,4 +1,4 @@
-"""Binary cross-entropy with logits, eq. (10), and its slope; the arithmetic of ``csrc/common/bce.h``.
+"""Binary cross-entropy with logits, eq. (10), and its derivative; the arithmetic of ``csrc/common/bce.h``.
 
 With y = -x for a positive target and y = x for a negative one, both are functions of y alone:
 value = w softplus(y), d value / dx = +-w sigmoid(y), w = pos_weight for positives, else 1.
@@ -6,7 +6,7 @@ value = w softplus(y), d value / dx = +-w sigmoid(y), w = pos_weight for positiv
 
 import triton.language as tl
 
-from .device_function import device_function
+from .jit import device_function
 
 
 @device_function
@@ -32,15 +32,19 @@ def _log1p_unit(e):
 
 
 @device_function
-def bce_term(logit, positive, known, positive_weight):
-    """(value, slope) of every class; zero where it is unknown."""
+def bce_term(logit, positive, validity, positive_weight):
+    """(value, derivative) of every class, times its ``validity`` (:mod:`.rows`); zero where that is, whatever the
+    logit."""
     y = tl.where(positive, -logit, logit)
     e = tl.exp(-tl.abs(y))
     reciprocal = 1.0 / (1.0 + e)
     sigmoid = tl.where(y < 0, e * reciprocal, reciprocal)
     # A NaN is not less than zero, and so stays.
     softplus = tl.where(y < 0, 0.0, y) + _log1p_unit(e)
-    weight = tl.where(positive, positive_weight, 1.0)
-    slope = weight * sigmoid
-    value = tl.where(known, weight * softplus, 0.0)
-    return value, tl.where(known, tl.where(positive, -slope, slope), 0.0)
+    # An infinite logit gives what PyTorch's formula gives: NaN, except +inf of a negative target.
+    softplus += 0.0 * tl.where(positive | (logit < 0), logit, 0.0)
+    weight = validity * tl.where(positive, positive_weight, 1.0)
+    derivative = weight * sigmoid
+    unknown = validity == 0
+    value = tl.where(unknown, 0.0, weight * softplus)
+    return value, tl.where(unknown, 0.0, tl.where(positive, -derivative, derivative))

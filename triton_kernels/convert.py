@@ -1,22 +1,28 @@
 """Conversions between element types, the same on a device and under the interpreter.
 
-Triton's interpreter holds a bfloat16 as an integer: it truncates where a device rounds to nearest even, and converts
-only from and to float32. So conversions take that way there.
+Triton's interpreter holds a bfloat16 as an integer: it truncates where a device rounds to nearest even, loses what is
+subnormal, and converts only from and to float32. So conversions are made of integers there.
 """
 
+import torch
 import triton.language as tl
 
-from .device_function import device_function
+from .jit import device_function
 from .operators import is_interpreted
 
 INTERPRETED = tl.constexpr(is_interpreted())
 
 
+def triton_dtype(dtype: torch.dtype) -> tl.dtype:
+    """The accumulation type as kernels know it."""
+    return tl.float64 if dtype == torch.float64 else tl.float32
+
+
 @device_function
 def widen(value, ACC: tl.constexpr):
     """A loaded value in the accumulation type."""
-    if value.dtype == tl.bfloat16:
-        value = value.to(tl.float32)
+    if INTERPRETED and value.dtype == tl.bfloat16:
+        value = (value.to(tl.int16, bitcast=True).to(tl.int32) << 16).to(tl.float32, bitcast=True)
     return value.to(ACC)
 
 

@@ -2,7 +2,7 @@
 
 import triton.language as tl
 
-from .device_function import device_function
+from .jit import device_function
 
 ANCHOR_PROBES = tl.constexpr(32)
 _GOLDEN = tl.constexpr(0x9E3779B9)

@@ -42,11 +42,6 @@ def launch_count() -> int:
     return _launches
 
 
-def blocks(size: int, block: int) -> int:
-    """How many blocks cover ``size``."""
-    return -(-size // block)
-
-
 def launch(kernel: Any, grid: tuple[int, ...], tile: Tile, *arguments: Any, **constants: Any) -> None:
     """Queue ``kernel`` on the current stream of the device its first tensor lies on; nothing for an empty grid."""
     if 0 in grid:

@@ -1,24 +1,38 @@
-"""The gradient of the features from what is sent to the rows, through the maps and directly."""
+"""The gradient of the features from the gradients of the rows: through the maps, and of the source by itself."""
 
-import triton
 import triton.language as tl
 from torch import Tensor
 
+from indeed_ext.constants import cdiv
+
 from .config import Tile
-from .convert import narrow
-from .identical_map import load_rows, product_gradient, triton_dtype
-from .launch import blocks, launch
+from .convert import narrow, triton_dtype
+from .jit import device_function, kernel
+from .launch import launch
+from .map_statistics import load_map, load_rows, load_statistic
 from .rows import directed_row
 
 
-@triton.jit
+@device_function
+def _inner_gradient(u, m, dm, low, statistics, row, count, mask, MINMAX: tl.constexpr):
+    """du * extent of rows [M, N]."""
+    at_low = load_statistic(statistics, 6, row, count, mask)
+    if MINMAX:
+        high = load_statistic(statistics, 3, row, count, mask)
+        at_high = load_statistic(statistics, 7, row, count, mask)
+        return dm - tl.where(u == low, at_low, 0.0) - tl.where(u == high, at_high, 0.0)
+    else:
+        return dm - m * at_low
+
+
+@kernel
 def map_backward_kernel(
     features,
     pairs,
-    links,
+    row_index,
     statistics,
     map_gradient,
-    direct,
+    grad_source,
     result,
     width,
     count,
@@ -30,11 +44,11 @@ def map_backward_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Gradient of the features of samples: of the rows they are the source of, what is sent to them directly and
-    through the map; of those they are the partner of, what is sent through the map. In the order of the
-    :mod:`.links`, without atomics.
+    """Gradient of the features of samples: of the rows they are the source of, grad_source and what comes through the
+    map; of those they are the partner of, what comes through the map. In the order of the :mod:`.row_index`, without
+    atomics.
 
-    ``map_gradient`` [R, n] is T, or T + direct where DIFFERENCE.
+    ``map_gradient`` [R, n] is T, or T + grad_source where DIFFERENCE.
     """
     sample = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     # Four elements a thread and load, else loads of float32 would take half a sector each, as wide as those of halves.
@@ -43,33 +57,28 @@ def map_backward_kernel(
     own = load_rows(features, sample, active, column, width, ACC)
     total = tl.zeros([BLOCK_M, BLOCK_N], ACC)
     end = 2 * tl.cast(count, tl.int32)
-    endpoint = tl.load(links + sample, mask=active, other=end)
+    endpoint = tl.load(row_index + sample, mask=active, other=end)
     while tl.min(endpoint) < end:
         here = endpoint < end
         of_source = endpoint < count
         row = tl.where(of_source, endpoint, endpoint - count).to(tl.int64)
-        source, partner, _valid = directed_row(pairs, row, count, batch, LIST)
-        other = load_rows(features, tl.where(of_source, partner, source), here, column, width, ACC)
+        source, partner, valid = directed_row(pairs, row, count, batch, LIST)
+        # Of a row that is not valid any sample will do: its scale is NaN.
+        other = tl.where(valid, tl.where(of_source, partner, source), 0)
+        other = load_rows(features, other, here, column, width, ACC)
         t = load_rows(map_gradient, row, here, column, width, ACC)
-        sent = load_rows(direct, row, here & (of_source | DIFFERENCE), column, width, ACC)
+        g = load_rows(grad_source, row, here & (of_source | DIFFERENCE), column, width, ACC)
         if DIFFERENCE:
-            t = t - sent
-        at = statistics + row
-        scale = tl.load(at, mask=here, other=0.0)[:, None]
-        at_low = tl.load(at + 3 * count, mask=here, other=0.0)[:, None]
-        low = tl.zeros([BLOCK_M, 1], ACC)
-        high = low
-        at_high = low
-        if MINMAX:
-            low = tl.load(at + count, mask=here, other=0.0)[:, None]
-            high = tl.load(at + 2 * count, mask=here, other=0.0)[:, None]
-            at_high = tl.load(at + 4 * count, mask=here, other=0.0)[:, None]
+            t = t - g
+        scale, rescale, low = load_map(statistics, row, count, here)
         forward = of_source[:, None]
         u = own * other
+        m = (u - low) * scale * rescale
         dm = t * tl.where(forward, own, other)
-        du = product_gradient(u, dm, scale, low, high, at_low, at_high, MINMAX)
-        total += du * other + tl.where(forward, sent + (u - low) * scale * t, 0.0)
-        endpoint = tl.load(links + batch + endpoint, mask=here, other=end)
+        inner = _inner_gradient(u, m, dm, low, statistics, row, count, here, MINMAX)
+        # In this order, as du may overflow where the gradient does not.
+        total += inner * scale * other * rescale + tl.where(forward, g + m * t, 0.0)
+        endpoint = tl.load(row_index + batch + endpoint, mask=here, other=end)
     inside = active[:, None] & (column < width)[None, :]
     at = result + sample[:, None] * width + column[None, :]
     tl.store(at, narrow(total, result.dtype.element_ty), mask=inside)
@@ -78,10 +87,10 @@ def map_backward_kernel(
 def map_backward(
     features: Tensor,
     pairs: Tensor,
-    links: Tensor,
+    row_index: Tensor,
     statistics: Tensor,
     map_gradient: Tensor,
-    direct: Tensor,
+    grad_source: Tensor,
     result: Tensor,
     tile: Tile,
     *,
@@ -92,22 +101,22 @@ def map_backward(
     batch, width = features.shape
     launch(
         map_backward_kernel,
-        (blocks(batch, tile.rows), blocks(width, tile.columns)),
+        (cdiv(batch, tile.block_m), cdiv(width, tile.block_n)),
         tile,
         features,
         pairs,
-        links,
+        row_index,
         statistics,
         map_gradient,
-        direct,
+        grad_source,
         result,
         width,
-        statistics.shape[1],
+        pairs.numel(),
         batch,
         DIFFERENCE=difference,
         LIST=pairs.dim() == 2,
         MINMAX=minmax,
         ACC=triton_dtype(statistics.dtype),
-        BLOCK_M=tile.rows,
-        BLOCK_N=tile.columns,
+        BLOCK_M=tile.block_m,
+        BLOCK_N=tile.block_n,
     )

@@ -5,11 +5,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from indeed_ext.constants import STRATEGIES
+from indeed_ext.constants import STRATEGIES, WORD_BITS, cdiv
 
-from .arguments import dense, require, require_device, require_dtype, require_matrix
+from .arguments import Checked, require, require_matrix
 from .config import configuration
-from .device_function import device_function
 from .hashing import (
     ANCHOR_PROBES,
     anchor_hash,
@@ -20,7 +19,8 @@ from .hashing import (
     scale_hash,
     stream_hash,
 )
-from .launch import blocks, launch
+from .jit import device_function, kernel
+from .launch import launch
 
 _ANCHOR, _BALANCED = STRATEGIES["anchor"], STRATEGIES["balanced"]
 
@@ -29,16 +29,16 @@ _SECTOR_WORDS = 8
 
 
 @device_function
-def _label_words(present, sample, start, batch, words, WORDS: tl.constexpr):
+def _label_words(positive_bits, sample, start, batch, words, WORDS: tl.constexpr):
     """Label words [N * WORDS] of samples [N], those of a sample side by side as in memory; zero beyond the edges."""
     word = start + tl.arange(0, WORDS)
     mask = (sample < batch)[:, None] & (word < words)[None, :]
-    found = tl.load(present + sample[:, None] * words + word[None, :], mask=mask, other=0)
+    found = tl.load(positive_bits + sample[:, None] * words + word[None, :], mask=mask, other=0)
     return tl.reshape(found, [sample.shape[0] * WORDS])
 
 
 @device_function
-def _compatible(present, first, second, batch, words, SHAPE: tl.constexpr, WORDS: tl.constexpr):
+def _compatible(positive_bits, first, second, batch, words, SHAPE: tl.constexpr, WORDS: tl.constexpr):
     """Eqs. (1) and (2) for samples [M] and [N], the latter in the SHAPE [1, N] or [M, N / M]: a common label, and
     different label sets. Nobody is compatible with a sample beyond the batch.
 
@@ -47,8 +47,8 @@ def _compatible(present, first, second, batch, words, SHAPE: tl.constexpr, WORDS
     common = tl.zeros([first.shape[0], SHAPE[1]], tl.int32)
     different = tl.zeros([first.shape[0], SHAPE[1]], tl.int32)
     for start in range(0, words, WORDS):
-        of_first = _label_words(present, first, start, batch, words, WORDS)
-        of_second = _label_words(present, second, start, batch, words, WORDS)
+        of_first = _label_words(positive_bits, first, start, batch, words, WORDS)
+        of_second = _label_words(positive_bits, second, start, batch, words, WORDS)
         for word in tl.static_range(WORDS):
             mine = tl.gather(of_first, tl.arange(0, first.shape[0]) * WORDS + word, axis=0)[:, None]
             other = tl.gather(of_second, tl.arange(0, second.shape[0]) * WORDS + word, axis=0)
@@ -58,9 +58,9 @@ def _compatible(present, first, second, batch, words, SHAPE: tl.constexpr, WORDS
     return (common != 0) & (different != 0)
 
 
-@triton.jit
+@kernel
 def anchor_kernel(
-    present,
+    positive_bits,
     seed,
     partner,
     batch,
@@ -82,11 +82,11 @@ def anchor_kernel(
     probe = scale_hash(anchor_hash(hashed[:, None], draw[None, :]), batch)
     column = tl.arange(0, BLOCK_N)
     if WHOLE:
-        found = _compatible(present, sample, column, batch, words, [1, BLOCK_N], WORDS)
+        found = _compatible(positive_bits, sample, column, batch, words, [1, BLOCK_N], WORDS)
         hit = tl.gather(found.to(tl.int32), probe.to(tl.int32), axis=1) != 0
     else:
         one_by_one = tl.reshape(probe, [BLOCK_M * ANCHOR_PROBES])
-        hit = _compatible(present, sample, one_by_one, batch, words, [BLOCK_M, ANCHOR_PROBES], WORDS)
+        hit = _compatible(positive_bits, sample, one_by_one, batch, words, [BLOCK_M, ANCHOR_PROBES], WORDS)
     first = tl.min(tl.where(hit, draw[None, :], ANCHOR_PROBES), axis=1)
     drawn = tl.sum(tl.where(draw[None, :] == first[:, None], probe, 0), axis=1)
     chosen = tl.where(first < ANCHOR_PROBES, drawn, sample)
@@ -97,13 +97,13 @@ def anchor_kernel(
         for start in range(0, batch, BLOCK_N):
             if not WHOLE:
                 other = start + column.to(tl.int64)
-                found = _compatible(present, sample, other, batch, words, [1, BLOCK_N], WORDS)
+                found = _compatible(positive_bits, sample, other, batch, words, [1, BLOCK_N], WORDS)
             count += tl.sum(found.to(tl.int64), axis=1)
         rank = scale_hash(anchor_hash(hashed, tl.full([1], ANCHOR_PROBES, tl.int32)), count)
         for start in range(0, batch, BLOCK_N):
             other = start + column.to(tl.int64)
             if not WHOLE:
-                found = _compatible(present, sample, other, batch, words, [1, BLOCK_N], WORDS)
+                found = _compatible(positive_bits, sample, other, batch, words, [1, BLOCK_N], WORDS)
             order = tl.cumsum(found.to(tl.int32), axis=1) - 1
             here = missing[:, None] & found & (order == rank[:, None])
             chosen += tl.sum(tl.where(here, other[None, :] - sample[:, None], 0), axis=1)
@@ -111,41 +111,41 @@ def anchor_kernel(
     tl.store(partner + sample, chosen, mask=active)
 
 
-@triton.jit
+@kernel
 def compatibility_kernel(
-    present,
-    rows,
+    positive_bits,
+    compatible,
     partner,
     batch,
     words,
-    row_words,
+    compatible_words,
     BLOCK_M: tl.constexpr,
     BLOCK_WORDS: tl.constexpr,
     WORDS: tl.constexpr,
 ):
-    """Bits of the compatible samples of every sample, rows [batch, row_words]; everyone is their own partner."""
+    """Bits of the compatible samples of every sample, [batch, compatible_words]; everyone is their own partner."""
     sample = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     other = tl.program_id(1).to(tl.int64) * BLOCK_WORDS * 32 + tl.arange(0, BLOCK_WORDS * 32)
     active = sample < batch
-    found = _compatible(present, sample, other, batch, words, [1, BLOCK_WORDS * 32], WORDS)
+    found = _compatible(positive_bits, sample, other, batch, words, [1, BLOCK_WORDS * 32], WORDS)
     bits = tl.where(found, (tl.full([1], 1, tl.int32) << (other % 32).to(tl.int32))[None, :], 0)
     word = tl.program_id(1) * BLOCK_WORDS + tl.arange(0, BLOCK_WORDS)
     packed = tl.sum(tl.reshape(bits, [BLOCK_M, BLOCK_WORDS, 32]), axis=2)
-    inside = active[:, None] & (word < row_words)[None, :]
-    tl.store(rows + sample[:, None] * row_words + word[None, :], packed, mask=inside)
+    inside = active[:, None] & (word < compatible_words)[None, :]
+    tl.store(compatible + sample[:, None] * compatible_words + word[None, :], packed, mask=inside)
     if tl.program_id(1) == 0:
         tl.store(partner + sample, sample, mask=active)
 
 
-@triton.jit
+@kernel
 def matching_kernel(
-    rows,
+    compatible,
     seed,
     degree,
     best,
     partner,
     batch,
-    row_words,
+    compatible_words,
     BALANCED: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -156,14 +156,14 @@ def matching_kernel(
     # A sample for every thread, as a tile has a word for every thread.
     PER_STEP: tl.constexpr = BLOCK_M * (BLOCK_N // 32)
     # Beyond any cost and any index.
-    dearest = tl.full([BLOCK_M, BLOCK_N], 0x7FFFFFFFFFFFFFFF, tl.int64)
+    beyond = tl.full([BLOCK_M, BLOCK_N], 0x7FFFFFFFFFFFFFFF, tl.int64)
     if BALANCED:
         for start in range(0, batch, BLOCK_M):
             sample = start + tl.arange(0, BLOCK_M)
             count = tl.zeros([BLOCK_M], tl.int64)
             for first in range(0, batch, BLOCK_N):
-                linked = _linked(rows, sample, first, batch, row_words, BLOCK_M, BLOCK_N)
-                count += tl.sum(linked.to(tl.int64), axis=1)
+                found = _compatible_tile(compatible, sample, first, batch, compatible_words, BLOCK_M, BLOCK_N)
+                count += tl.sum(found.to(tl.int64), axis=1)
             tl.store(degree + sample, count, mask=sample < batch)
         tl.debug_barrier()
 
@@ -177,25 +177,25 @@ def matching_kernel(
             choice = tl.full([BLOCK_M], -1, tl.int64)
             if tl.sum(free.to(tl.int32)) > 0:
                 hashed = sample_hash(stream, sample)
-                least = tl.full([BLOCK_M], 0x7FFFFFFFFFFFFFFF, tl.int64)
+                cheapest = tl.full([BLOCK_M], 0x7FFFFFFFFFFFFFFF, tl.int64)
                 for first in range(0, batch, BLOCK_N):
                     other = first + tl.arange(0, BLOCK_N)
                     other_free = tl.load(partner + other, mask=other < batch, other=-1) == other
-                    linked = _linked(rows, sample, first, batch, row_words, BLOCK_M, BLOCK_N)
-                    open = linked & other_free[None, :]
+                    found = _compatible_tile(compatible, sample, first, batch, compatible_words, BLOCK_M, BLOCK_N)
+                    open = found & other_free[None, :]
                     edge = edge_hash(hashed[:, None], sample_hash(stream, other)[None, :])
                     if BALANCED:
                         theirs = tl.load(degree + other, mask=other < batch, other=0)
                         cost = balanced_cost(edge, theirs[None, :])
                     else:
                         cost = matching_cost(edge)
-                    cost = tl.where(open, cost, dearest)
+                    cost = tl.where(open, cost, beyond)
                     lowest = tl.min(cost, axis=1)
-                    at = tl.where(open & (cost == lowest[:, None]), other[None, :].to(tl.int64), dearest)
+                    at = tl.where(open & (cost == lowest[:, None]), other[None, :].to(tl.int64), beyond)
                     # Among equal costs the lower index wins: later columns must be cheaper.
-                    better = lowest < least
+                    better = lowest < cheapest
                     choice = tl.where(better, tl.min(at, axis=1), choice)
-                    least = tl.where(better, lowest, least)
+                    cheapest = tl.where(better, lowest, cheapest)
             tl.store(best + sample, tl.where(free, choice, -1), mask=active)
         tl.debug_barrier()
         for start in range(0, batch, PER_STEP):
@@ -209,64 +209,63 @@ def matching_kernel(
 
 
 @device_function
-def _linked(rows, sample, first, batch, row_words, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+def _compatible_tile(compatible, sample, first, batch, compatible_words, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """Compatibility of samples [M] with the N samples from ``first`` on, a multiple of 32: every word is read once."""
     word = first // 32 + tl.arange(0, BLOCK_N // 32)
-    mask = (sample < batch)[:, None] & (word < row_words)[None, :]
-    packed = tl.load(rows + sample[:, None].to(tl.int64) * row_words + word[None, :], mask=mask, other=0)
+    mask = (sample < batch)[:, None] & (word < compatible_words)[None, :]
+    packed = tl.load(compatible + sample[:, None].to(tl.int64) * compatible_words + word[None, :], mask=mask, other=0)
     bits = (packed[:, :, None] >> tl.arange(0, 32)[None, None, :]) & 1
     return tl.reshape(bits, [BLOCK_M, BLOCK_N]) != 0
 
 
-def mine_pairs(present: Tensor, seed: Tensor, strategy: int) -> Tensor:
+def mine_pairs(positive_bits: Tensor, seed: Tensor, strategy: int) -> Tensor:
     """A partner for every sample, int64 [B], from label words and an int64 seed of one element."""
-    require_matrix("labels", present)
-    require_dtype("labels", present, torch.int32)
-    require_dtype("seed", seed, torch.int64)
+    positive_bits = require_matrix("labels", positive_bits)
+    batch, words = positive_bits.shape
+    checked = Checked(positive_bits.device)
+    positive_bits = checked.tensor("labels", positive_bits, torch.int32, batch, words)
+    seed = checked.tensor("seed", seed, torch.int64, *seed.shape)
     require(seed.numel() == 1, f"seed: expected one value, got {seed.numel()}")
     require(strategy in STRATEGIES.values(), f"strategy: unknown code {strategy}")
-    require_device(present, seed=seed)
-    present = dense(present)
-    batch, words = present.shape
     require(batch < 1 << 31, f"labels: expected fewer than 2**31 rows, got {batch}")
-    partner = torch.empty((batch,), dtype=torch.int64, device=present.device)
-    tiles = configuration(batch, batch, torch.float32, torch.float32)
+    partner = torch.empty((batch,), dtype=torch.int64, device=seed.device)
     if batch == 0:
         return partner
+    tiles = configuration(seed.device, batch, batch, torch.float32, torch.float32)
     step = min(triton.next_power_of_2(max(words, 1)), _SECTOR_WORDS)
     if strategy == _ANCHOR:
         tile = tiles.anchor
         launch(
             anchor_kernel,
-            (blocks(batch, tile.rows),),
+            (cdiv(batch, tile.block_m),),
             tile,
-            present,
+            positive_bits,
             seed,
             partner,
             batch,
             words,
-            WHOLE=batch <= tile.columns,
-            BLOCK_M=tile.rows,
-            BLOCK_N=tile.columns,
+            WHOLE=batch <= tile.block_n,
+            BLOCK_M=tile.block_m,
+            BLOCK_N=tile.block_n,
             WORDS=step,
         )
         return partner
-    row_words = blocks(batch, 32)
-    rows = torch.empty((batch, row_words), dtype=torch.int32, device=present.device)
-    degree, best = torch.empty((2, batch), dtype=torch.int64, device=present.device)
+    compatible_words = cdiv(batch, WORD_BITS)
+    compatible = torch.empty((batch, compatible_words), dtype=torch.int32, device=seed.device)
+    degree, best = torch.empty_like(partner), torch.empty_like(partner)
     tile = tiles.compatibility
     launch(
         compatibility_kernel,
-        (blocks(batch, tile.rows), blocks(row_words, tile.columns // 32)),
+        (cdiv(batch, tile.block_m), cdiv(compatible_words, tile.block_n // WORD_BITS)),
         tile,
-        present,
-        rows,
+        positive_bits,
+        compatible,
         partner,
         batch,
         words,
-        row_words,
-        BLOCK_M=tile.rows,
-        BLOCK_WORDS=tile.columns // 32,
+        compatible_words,
+        BLOCK_M=tile.block_m,
+        BLOCK_WORDS=tile.block_n // WORD_BITS,
         WORDS=step,
     )
     tile = tiles.matching
@@ -274,15 +273,15 @@ def mine_pairs(present: Tensor, seed: Tensor, strategy: int) -> Tensor:
         matching_kernel,
         (1,),
         tile,
-        rows,
+        compatible,
         seed,
         degree,
         best,
         partner,
         batch,
-        row_words,
+        compatible_words,
         BALANCED=strategy == _BALANCED,
-        BLOCK_M=tile.rows,
-        BLOCK_N=tile.columns,
+        BLOCK_M=tile.block_m,
+        BLOCK_N=tile.block_n,
     )
     return partner

@@ -3,9 +3,9 @@
 import torch
 import triton.language as tl
 
-from .config import device_kind
+from . import config
 from .convert import round_to_bfloat16, widen
-from .device_function import device_function
+from .jit import device_function
 
 
 @device_function
@@ -35,7 +35,7 @@ def multiply(a, b, accumulator, PRECISION: tl.constexpr, A_EXACT: tl.constexpr, 
         return tl.dot(widen(a, tl.float32), widen(b, tl.float32), accumulator, input_precision=PRECISION)
 
 
-def product_precision(dtype: torch.dtype) -> str:
+def product_precision(dtype: torch.dtype, device: torch.device) -> str:
     """How matrix instructions treat operands of features of ``dtype``, see :func:`multiply`.
 
     Half types are exact as a sum of two bfloat16, whose range holds the smallest gradient; formed features and
@@ -45,4 +45,5 @@ def product_precision(dtype: torch.dtype) -> str:
     if dtype in (torch.bfloat16, torch.float16):
         return "bf16"
     # AMD's matrix instructions know no TF32.
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 and device_kind() in ("cuda", "blackwell") else "ieee"
+    has_tf32 = config.device_kind(device) in ("cuda", "blackwell")
+    return "tf32" if has_tf32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"

@@ -1,21 +1,20 @@
 """The matrix products of the fused loss, their operands formed in registers.
 
-Rows (i, j) are classified one by one: a program reads f_i, f_j and W once and forms m * f_i beside f_i. Gradients by
-logits are two arrays [R, classes of the block], of original and of identical logits, in the accumulation type.
+Rows (i, j) are classified one by one: a program reads f_i, f_j and W once and forms m * f_i beside f_i. ``grad_logits``
+are two arrays [R, classes of the chunk], G_O of original and G_I of identical logits, in the accumulation type.
 """
 
-import triton
 import triton.language as tl
 
 from .convert import narrow, widen
-from .device_function import device_function
-from .finish import finish_part
-from .identical_map import identical_features, load_map, load_raw
+from .jit import device_function, kernel
+from .map_statistics import identical_features, load_map, load_raw
 from .multiply import multiply
+from .reduce_loss import reduce_loss_and_bias
 from .rows import directed_row
 
 
-@triton.jit
+@kernel
 def logits_kernel(
     features,
     weight,
@@ -37,14 +36,14 @@ def logits_kernel(
 ):
     """Original and identical logits of a tile of rows and classes, summed over ``split_width`` of the features.
 
-    ``weight`` begins at the first of the block's ``classes`` classes. ``partials`` [splits, 2, R, classes]: a batch
+    ``weight`` begins at the first of the chunk's ``classes`` classes. ``partials`` [splits, 2, R, classes]: a batch
     alone has too few tiles to fill a GPU, the parts of its features have enough.
     """
     row = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     local = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     EXACT: tl.constexpr = features.dtype.element_ty == tl.bfloat16
     source, partner, valid = directed_row(pairs, row, count, batch, LIST)
-    scale, low = load_map(statistics, row, count, valid)
+    scale, rescale, low = load_map(statistics, row, count, row < count)
     o = tl.zeros([BLOCK_M, BLOCK_N], ACC)
     q = tl.zeros([BLOCK_M, BLOCK_N], ACC)
     first = tl.program_id(2) * split_width
@@ -56,7 +55,7 @@ def logits_kernel(
         o = multiply(f, w, o, PRECISION, EXACT, EXACT)
         if MAPS:
             p = load_raw(features, partner, valid, column, width)
-            formed = identical_features(widen(f, ACC), widen(p, ACC), scale, low)
+            formed = identical_features(widen(f, ACC), widen(p, ACC), scale, rescale, low)
             q = multiply(formed, w, q, PRECISION, False, EXACT)
     array = tl.cast(count, tl.int64) * classes
     at = partials + tl.program_id(2) * 2 * array + row[:, None] * classes + local[None, :]
@@ -66,18 +65,20 @@ def logits_kernel(
         tl.store(at + array, q, mask=written)
 
 
-@triton.jit
-def gradients_kernel(
+@kernel
+def grad_products_kernel(
     features,
     weight,
     pairs,
     statistics,
-    gradients,
-    direct,
+    grad_logits,
+    grad_source,
     map_gradient,
     grad_weight,
     sums,
     lam,
+    lam_identical: tl.float64,
+    lam_disparate: tl.float64,
     loss,
     components,
     bias_partials,
@@ -91,7 +92,6 @@ def gradients_kernel(
     feature_programs,
     weight_programs,
     column_tiles,
-    FIRST: tl.constexpr,
     LIST: tl.constexpr,
     MAPS: tl.constexpr,
     ACC: tl.constexpr,
@@ -101,32 +101,31 @@ def gradients_kernel(
     WEIGHT_M: tl.constexpr,
     WEIGHT_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    LOSS: tl.constexpr,
     PER_ROW: tl.constexpr,
     AVERAGE: tl.constexpr,
-    FINISH_N: tl.constexpr,
+    REDUCE_N: tl.constexpr,
 ):
-    """Both products with the gradients by logits, and what else follows from the cross-entropies, in one launch: none
-    waits for another, and each alone would leave a GPU half empty at a training batch. The first programs make V and
-    T, the next ones the weight's gradient, the last ones the loss and the bias gradient.
+    """Both products with the gradients of the logits, and what else follows from the cross-entropies, in one launch:
+    none waits for another, and each alone would leave a GPU half empty at a training batch. The first programs make V
+    and T, the next ones the weight's gradient, the last ones the loss and the bias gradient.
     """
     program = tl.program_id(0).to(tl.int64)
     array = tl.cast(count, tl.int64) * classes
     # Nested, here and below, as the outer condition is known to the compiler and the inner one is not.
-    if direct is not None:  # noqa: SIM102
+    if grad_source is not None:  # noqa: SIM102
         if program < feature_programs:
             _feature_tile(
                 weight,
-                gradients,
-                gradients + array,
-                direct,
+                grad_logits,
+                grad_logits + array,
+                grad_source,
                 map_gradient,
                 program // column_tiles * FEATURES_M + tl.arange(0, FEATURES_M),
                 program % column_tiles * BLOCK_N + tl.arange(0, BLOCK_N),
                 width,
                 classes,
+                first_class,
                 count,
-                FIRST,
                 MAPS,
                 ACC,
                 PRECISION,
@@ -141,8 +140,8 @@ def gradients_kernel(
                 features,
                 pairs,
                 statistics,
-                gradients,
-                gradients + array,
+                grad_logits,
+                grad_logits + array,
                 grad_weight,
                 tile // column_tiles * WEIGHT_M + tl.arange(0, WEIGHT_M),
                 tile % column_tiles * BLOCK_N + tl.arange(0, BLOCK_N),
@@ -159,10 +158,12 @@ def gradients_kernel(
                 WEIGHT_K,
             )
     if program >= feature_programs + weight_programs:
-        finish_part(
+        reduce_loss_and_bias(
             program - feature_programs - weight_programs,
             sums,
             lam,
+            lam_identical,
+            lam_disparate,
             loss,
             components,
             bias_partials,
@@ -170,11 +171,9 @@ def gradients_kernel(
             count,
             bias_tiles,
             classes,
-            first_class,
-            LOSS,
             PER_ROW,
             AVERAGE,
-            FINISH_N,
+            REDUCE_N,
         )
 
 
@@ -183,14 +182,14 @@ def _feature_tile(
     weight,
     grad_original,
     grad_identical,
-    direct,
+    grad_source,
     map_gradient,
     row,
     column,
     width,
     classes,
+    first_class,
     count,
-    FIRST: tl.constexpr,
     MAPS: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -198,15 +197,12 @@ def _feature_tile(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """V = G_O W and T = G_I W of a tile of rows and features, added to those of earlier blocks of classes."""
+    """V = G_O W and T = G_I W of a tile of rows and features, added to those of earlier class chunks."""
     EXACT: tl.constexpr = weight.dtype.element_ty == tl.bfloat16
     written = (row < count)[:, None] & (column < width)[None, :]
     at = row[:, None] * width + column[None, :]
     v = tl.zeros([BLOCK_M, BLOCK_N], ACC)
     t = tl.zeros([BLOCK_M, BLOCK_N], ACC)
-    if not FIRST:
-        v = tl.load(direct + at, mask=written, other=0.0)
-        t = tl.load(map_gradient + at, mask=written, other=0.0)
     for start in range(0, classes, BLOCK_K):
         c = start + tl.arange(0, BLOCK_K)
         w_at = c[:, None].to(tl.int64) * width + column[None, :]
@@ -216,7 +212,10 @@ def _feature_tile(
         v = multiply(tl.load(grad_original + g_at, mask=mask, other=0.0), w, v, PRECISION, False, EXACT)
         if MAPS:
             t = multiply(tl.load(grad_identical + g_at, mask=mask, other=0.0), w, t, PRECISION, False, EXACT)
-    tl.store(direct + at, v, mask=written)
+    if first_class > 0:
+        v += tl.load(grad_source + at, mask=written, other=0.0)
+        t += tl.load(map_gradient + at, mask=written, other=0.0)
+    tl.store(grad_source + at, v, mask=written)
     tl.store(map_gradient + at, t, mask=written)
 
 
@@ -248,16 +247,16 @@ def _weight_tile(
     for start in range(0, count, BLOCK_K):
         row = start + tl.arange(0, BLOCK_K)
         source, partner, valid = directed_row(pairs, row, count, batch, LIST)
+        scale, rescale, low = load_map(statistics, row, count, row < count)
         mask = (c < classes)[:, None] & (row < count)[None, :]
         at = row[None, :].to(tl.int64) * classes + c[:, None]
         f = load_raw(features, source, valid, column, width)
         g = tl.load(grad_original + at, mask=mask, other=0.0)
         total = multiply(g, f, total, PRECISION, False, EXACT)
         if MAPS:
-            scale, low = load_map(statistics, row, count, valid)
-            p = load_raw(features, partner, valid, column, width)
-            formed = identical_features(widen(f, ACC), widen(p, ACC), scale, low)
             g = tl.load(grad_identical + at, mask=mask, other=0.0)
+            p = load_raw(features, partner, valid, column, width)
+            formed = identical_features(widen(f, ACC), widen(p, ACC), scale, rescale, low)
             total = multiply(g, formed, total, PRECISION, False, False)
     written = (c < classes)[:, None] & (column < width)[None, :]
     tl.store(

@@ -1,7 +1,8 @@
-// Binary cross-entropy with logits, eq. (10), and its slope, in a form that compilers vectorise.
+// Binary cross-entropy with logits, eq. (10), and its derivative, in a form that compilers vectorise.
 //
 // With y = -x for a positive target and y = x for a negative one, both are functions of y alone:
 //   value = w * softplus(y),   d value / dx = +-w * sigmoid(y),   w = pos_weight for positives, else 1.
+// A logit that overflowed must show: like PyTorch's, the value is NaN where 0 * infinity stands in max(x, 0) - x t.
 #pragma once
 
 #include <cmath>
@@ -13,7 +14,7 @@ namespace indeed {
 template <typename T>
 struct BceTerm {
   T value;
-  T slope;
+  T derivative;
 };
 
 // exp(x) for x <= 0.
@@ -75,10 +76,11 @@ INDEED_HD BceTerm<T> bce_term(T logit, bool positive, T positive_weight) {
   const T e = exp_nonpositive(-magnitude);
   const UnitTerms<T> terms = unit_terms(e);
   const T sigmoid = y < 0 ? e * terms.reciprocal : terms.reciprocal;
-  const T softplus = (y < 0 ? T(0) : y) + terms.log1p;
+  const T overflowed = T(0) * (positive ? logit : (logit < 0 ? logit : T(0)));
+  const T softplus = (y < 0 ? T(0) : y) + terms.log1p + overflowed;
   const T w = positive ? positive_weight : T(1);
-  const T slope = w * sigmoid;
-  return {w * softplus, positive ? -slope : slope};
+  const T derivative = w * sigmoid;
+  return {w * softplus, positive ? -derivative : derivative};
 }
 
 }  // namespace indeed

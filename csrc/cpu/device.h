@@ -6,15 +6,14 @@
 #include <array>
 #include <vector>
 
-#include "arguments.h"
-#include "common/options.h"
-#include "cpu/directed_rows.h"
-#include "cpu/operators.h"
+#include "operators/arguments.h"
+#include "cpu/row_index.h"
+#include "cpu/labels.h"
 #include "cpu/parallel.h"
 #include "cpu/products.h"
 #include "cpu/row_kernels.h"
 #include "cpu/workspace.h"
-#include "loss_arguments.h"
+#include "operators/arguments.h"
 
 namespace indeed::cpu {
 
@@ -35,7 +34,7 @@ class Device {
     void index(const Device&) const {}
 
    private:
-    DirectedRows rows_;
+    RowIndex rows_;
   };
 
   // The matrix products of the fused loss, as fused_loss.h wants them.
@@ -47,15 +46,15 @@ class Device {
   };
 
   static std::tuple<Tensor, Tensor> pack_labels(Tensor labels) { return cpu::pack_labels(labels); }
-  static Tensor mine_pairs(Tensor present, Tensor seed, int64_t strategy) {
-    return cpu::mine_pairs(present, seed, strategy);
+  static Tensor mine_pairs(Tensor positive_bits, Tensor seed, int64_t strategy) {
+    return cpu::mine_pairs(positive_bits, seed, strategy);
   }
 
-  // The fewest classes a class block is cut down to.
-  static constexpr int64_t kFewestClasses = 128;
+  // The fewest classes of a class chunk.
+  static constexpr int64_t kMinClasses = 128;
 
-  // The bias gradient is summed per chunk of samples, then over chunks, so that its bits do not depend on threads.
-  static int64_t bias_chunks(int64_t batch) { return (batch + kChunk - 1) / kChunk; }
+  // The bias gradient is summed per chunk of samples, then over groups, so that its bits do not depend on threads.
+  static int64_t bias_groups(int64_t batch) { return (batch + kGroupSamples - 1) / kGroupSamples; }
 
   // The type map_backward and finish write gradients in, given those of sums and of the result.
   static ScalarType gradient_type(ScalarType accumulated, ScalarType) { return accumulated; }
@@ -63,28 +62,17 @@ class Device {
   explicit Device(const Tensor&) {}
 
   // Refuses a tensor of another device; the dispatcher sends such calls elsewhere already.
-  void require_same(const char*, const std::optional<Tensor>&) const {}
+  void require_same(const char*, const OptionalTensor&) const {}
 
   // The tensors in another type, those that are not null.
   template <size_t kCount>
-  std::array<std::optional<Tensor>, kCount> convert(const std::array<const Tensor*, kCount>& tensors,
+  std::array<OptionalTensor, kCount> convert(const std::array<const Tensor*, kCount>& tensors,
                                                     ScalarType dtype) const {
-    std::array<std::optional<Tensor>, kCount> converted;
+    std::array<OptionalTensor, kCount> converted;
     for (size_t k = 0; k < kCount; ++k) {
       if (tensors[k] != nullptr) converted[k] = as_type(*tensors[k], dtype);
     }
     return converted;
-  }
-
-  // No bit of packed words beyond class C is set; looked at where that needs no waiting.
-  void require_no_stray_bits(const Tensor& present, int64_t classes) const {
-    const int64_t words = present.size(1), used = classes % kWordBits;
-    if (used == 0) return;
-    const uint32_t* word = label_words(present);
-    for (int64_t i = 0; i < present.size(0); ++i) {
-      require((word[i * words + words - 1] >> used) == 0, "labels: packed words have bits set beyond class ",
-              classes - 1);
-    }
   }
 
   // Before a result that may be large is written.
@@ -108,7 +96,7 @@ class Device {
 
   // Cross-entropies of the logits of three classifiers; sets the row sums.
   template <typename T>
-  void six_way(const SixWayLogits<T>& logits, const BceBlock<T>& block, const Rows& rows, int64_t batch) const {
+  void six_way(const SixWayLogits<T>& logits, const BceChunk<T>& block, const Rows& rows, int64_t batch) const {
     const RowView view = rows.view();
     std::fill(block.sums, block.sums + view.count, RowSums{});
     parallel_rows(batch, 3 * logits.classes, [&](int64_t begin, int64_t end) {
@@ -127,38 +115,38 @@ class Device {
     });
   }
 
-  // In strips of columns, each of all rows.
+  // In column tiles of columns, each of all rows.
   template <typename T>
   void map_backward(const MapBackward<T>& task, const Rows& rows, int64_t batch, const Tensor& grad_features) const {
-    constexpr int64_t kStrip = 64;
+    constexpr int64_t kColumnTile = 64;
     const RowView view = rows.view();
     T* out = grad_features.mutable_data_ptr<T>();
-    parallel_rows((task.width + kStrip - 1) / kStrip, kStrip * (batch + view.count), [&](int64_t begin, int64_t end) {
-      for (int64_t first = begin * kStrip; first < std::min(task.width, end * kStrip); first += kStrip) {
+    parallel_rows((task.width + kColumnTile - 1) / kColumnTile, kColumnTile * (batch + view.count), [&](int64_t begin, int64_t end) {
+      for (int64_t first = begin * kColumnTile; first < std::min(task.width, end * kColumnTile); first += kColumnTile) {
         const auto from = [&](const T* matrix) { return matrix != nullptr ? matrix + first : nullptr; };
-        MapBackward<T> strip = task;
-        strip.width = std::min(kStrip, task.width - first);
-        strip.features = from(task.features);
-        strip.map_gradient = from(task.map_gradient);
-        strip.base = from(task.base);
-        strip.direct = from(task.direct);
-        row_kernels<T>().map_backward(strip, view, batch, out + first, task.feature_stride);
+        MapBackward<T> tile = task;
+        tile.width = std::min(kColumnTile, task.width - first);
+        tile.features = from(task.features);
+        tile.map_gradient = from(task.map_gradient);
+        tile.base = from(task.base);
+        tile.grad_source = from(task.grad_source);
+        row_kernels<T>().map_backward(tile, view, batch, out + first, task.feature_stride);
       }
     });
   }
 
-  // Unless null: the bias gradient of a class block, and the loss with its components.
+  // Unless null: the bias gradient of a class chunk, and the loss with its components.
   template <typename T>
-  void finish(const BiasSums<T>& bias, const Tensor* grad_bias, const LossSums& sums, const Rows& rows,
+  void reduce_loss_and_bias(const BiasSums<T>& bias, const Tensor* grad_bias, const LossSums& sums, const Rows& rows,
               const Tensor* loss, const Tensor& components) const {
     if (grad_bias != nullptr) {
       T* out = grad_bias->mutable_data_ptr<T>() + bias.first_class;
       std::fill(out, out + bias.classes, T(0));
-      for (int64_t chunk = 0; chunk < bias.chunks; ++chunk) {
+      for (int64_t chunk = 0; chunk < bias.groups; ++chunk) {
         for (int64_t c = 0; c < bias.classes; ++c) out[c] += bias.partials[chunk * bias.classes + c];
       }
     }
-    if (loss != nullptr) write_loss<T>(sums, rows.count(), loss->mutable_data_ptr<T>(), components.mutable_data_ptr<T>());
+    if (loss != nullptr) reduce_loss<T>(sums, rows.count(), loss->mutable_data_ptr<T>(), components.mutable_data_ptr<T>());
   }
 
  private:
@@ -166,7 +154,7 @@ class Device {
   static ScalarType type_of(double) { return ScalarType::Double; }
 
   template <typename T>
-  static void write_loss(const LossSums& task, int64_t rows, T* loss, T* components) {
+  static void reduce_loss(const LossSums& task, int64_t rows, T* loss, T* components) {
     const Reduction reduction = static_cast<Reduction>(task.reduction);
     double parts[3] = {0, 0, 0}, total = 0;
     for (int64_t row = 0; row < rows; ++row) {

@@ -15,7 +15,7 @@ inline int64_t mask_words(int64_t count) { return (count + kMaskBits - 1) / kMas
 
 // A block of classes of the loss. Matrices over the stack [f; I] have B + R rows, the identical ones last.
 template <typename T>
-struct FusedBlock {
+struct FusedChunk {
   const T* features;  // [B, n]
   int64_t batch, width;
   int64_t stacked;    // B + R, or B where the blocks of eq. (5) are left out
@@ -24,9 +24,9 @@ struct FusedBlock {
   bool skips_zeros;   // products pass over zeros of the stack, of which there are many
   uint64_t* nonzero;  // [stacked, mask_words(n)]: where the stack is not zero, written with the first block, or null
   std::atomic<bool>* weight_is_finite;  // written by pack_weight where zeros are passed over
-  BceBlock<T> bce;    // its logits: [B, classes], then [R, classes] right behind
+  BceChunk<T> bce;    // its logits: [B, classes], then [R, classes] right behind
   T* transposed;      // [classes, stacked]: the gradients by the logits, for the product by the stack, or null
-  uint8_t* poisoned;  // [stacked]: rows of those gradients that are not finite; null where zeros are not passed over
+  uint8_t* nonfinite_rows;  // [stacked]: rows of those gradients that are not finite; null where zeros are not passed over
   bool minmax;
   double eps;
   MapStatistics<T>* statistics;  // [R], written with the first block
@@ -37,20 +37,20 @@ struct FusedBlock {
 
 template <typename T>
 struct FusedKernels {
-  int64_t panel_columns;  // strips are multiples of this wide
+  int64_t panel_columns;  // column tiles are multiples of this wide
   int64_t (*weight_panel_columns)(bool skips_zeros);
   int64_t sample_scratch_elements;
-  int64_t (*strip_scratch_elements)(int64_t strip);
+  int64_t (*tile_scratch_elements)(int64_t tile);
 
   // Panels [begin, end) of the transposed weight, weight_panel_columns classes each.
-  void (*pack_weight)(const FusedBlock<T>& block, int64_t begin, int64_t end);
+  void (*pack_weight)(const FusedChunk<T>& block, int64_t begin, int64_t end);
   // Logits of samples [begin, end) and of the identical features of their own rows.
-  void (*logits)(const FusedBlock<T>& block, const RowView& rows, int64_t begin, int64_t end, T* scratch);
-  // From the gradients by those logits what the weight gradient needs: FusedBlock::transposed or ::poisoned.
-  void (*prepare_gradients)(const FusedBlock<T>& block, const RowView& rows, int64_t begin, int64_t end);
-  // A strip of columns, from `begin` on, of the weight and feature gradients. stack_gradient [B + R, strip] carries the
-  // products by the stack from block to block. `next` is where the strip after it begins, the width if there is none.
-  void (*gradients)(const FusedBlock<T>& block, const RowView& rows, int64_t begin, int64_t next, int64_t strip,
+  void (*logits)(const FusedChunk<T>& block, const RowView& rows, int64_t begin, int64_t end, T* scratch);
+  // From the gradients by those logits what the weight gradient needs: FusedChunk::transposed or ::nonfinite_rows.
+  void (*prepare_gradients)(const FusedChunk<T>& block, const RowView& rows, int64_t begin, int64_t end);
+  // A tile of columns, from `begin` on, of the weight and feature gradients. stack_gradient [B + R, tile] carries the
+  // products by the stack from block to block. `next` is where the tile after it begins, the width if there is none.
+  void (*grad_products)(const FusedChunk<T>& block, const RowView& rows, int64_t begin, int64_t next, int64_t tile,
                     T* stack_gradient, T* scratch);
 };
 

@@ -21,21 +21,10 @@
 
 namespace indeed::cpu {
 namespace avx2 {
-#include "cpu/map_backward_impl.h"
-#include "cpu/row_kernels_impl.h"
-#include "cpu/tile_product_impl.h"
-#include "cpu/transpose_impl.h"
-#include "cpu/sparse_product_impl.h"
-#include "cpu/fused_logits_impl.h"
-#include "cpu/fused_gradients_impl.h"
-#include "cpu/mining_kernels_impl.h"
+#include "cpu/kernels_impl.h"
 }  // namespace avx2
 
-const RowKernels<float>& avx2_row_kernels(float) { return avx2::kRowKernels<float>; }
-const RowKernels<double>& avx2_row_kernels(double) { return avx2::kRowKernels<double>; }
-const FusedKernels<float>& avx2_fused_kernels(float) { return avx2::kFusedKernels<float>; }
-const FusedKernels<double>& avx2_fused_kernels(double) { return avx2::kFusedKernels<double>; }
-const MiningKernels& avx2_mining_kernels() { return avx2::kMiningKernels; }
+const KernelTables& avx2_kernels() { return avx2::kKernels; }
 
 }  // namespace indeed::cpu
 

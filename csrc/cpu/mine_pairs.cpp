@@ -5,9 +5,9 @@
 #include "common/hash.h"
 #include "cpu/compatibility.h"
 #include "cpu/mining_kernels.h"
-#include "cpu/operators.h"
+#include "cpu/labels.h"
 #include "cpu/parallel.h"
-#include "mining_arguments.h"
+#include "operators/arguments.h"
 
 namespace indeed::cpu {
 namespace {
@@ -193,16 +193,16 @@ class MutualBest {
 
 }  // namespace
 
-Tensor mine_pairs(Tensor present_any, Tensor seed, int64_t strategy) {
-  require_mining_arguments(present_any, seed, strategy);
-  const Tensor present = dense(present_any);
-  const int64_t batch = present.size(0);
-  Tensor partner = empty_like_type(present, {batch}, ScalarType::Long);
+Tensor mine_pairs(Tensor positive_bits_any, Tensor seed, int64_t strategy) {
+  require_mining_arguments(positive_bits_any, seed, strategy);
+  const Tensor positive_bits = to_contiguous(positive_bits_any);
+  const int64_t batch = positive_bits.size(0);
+  Tensor partner = empty_like_type(positive_bits, {batch}, ScalarType::Long);
   if (batch == 0) return partner;
 
   const auto hashes = sample_hashes(*seed.const_data_ptr<int64_t>(), batch);
-  const Compatibility compatibility(reinterpret_cast<const uint32_t*>(present.const_data_ptr<int32_t>()), batch,
-                                         present.size(1));
+  const Compatibility compatibility(reinterpret_cast<const uint32_t*>(positive_bits.const_data_ptr<int32_t>()), batch,
+                                         positive_bits.size(1));
   int64_t* out = partner.mutable_data_ptr<int64_t>();
   if (static_cast<Strategy>(strategy) == Strategy::kAnchor) {
     anchor(compatibility, hashes, out);

@@ -5,9 +5,9 @@
 
 namespace indeed::cpu {
 
-// Approximate cost of an edge: (offset + slope * (hash >> 1)) * degree of the neighbour.
+// Approximate cost of an edge: (offset + derivative * (hash >> 1)) * degree of the neighbour.
 struct CostEstimate {
-  float offset, slope;
+  float offset, derivative;
 };
 
 struct MiningKernels {

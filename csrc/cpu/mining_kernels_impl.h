@@ -8,7 +8,7 @@ uint64_t cheap_edges(uint32_t own, const uint32_t* __restrict hashes, const floa
 #pragma omp simd
   for (int l = 0; l < 64; ++l) {
     const uint32_t hash = edge_hash(own, hashes[l]);
-    const float cost = (estimate.offset + estimate.slope * static_cast<float>(static_cast<int32_t>(hash >> 1))) *
+    const float cost = (estimate.offset + estimate.derivative * static_cast<float>(static_cast<int32_t>(hash >> 1))) *
                        degrees[l];
     cheap[l] = cost <= bound ? 1 : 0;
   }

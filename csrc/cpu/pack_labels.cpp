@@ -3,7 +3,7 @@
 #include <type_traits>
 
 #include "common/options.h"
-#include "cpu/operators.h"
+#include "cpu/labels.h"
 #include "cpu/parallel.h"
 
 namespace indeed::cpu {
@@ -13,15 +13,25 @@ struct WordBits {
   uint32_t positive, zero, unknown;
 };
 
+// A label in a type that holds every one of its values: in float 1 + 1e-9 would be 1.
+template <typename T>
+auto comparable(T label) {
+  if constexpr (std::is_integral_v<T>) {
+    return static_cast<int64_t>(label);
+  } else {
+    return static_cast<double>(label);
+  }
+}
+
 // One label at a time, for words that hold unknown or invalid ones, and for the last of a row.
 template <typename T>
 WordBits classify_each(const T* labels, int64_t count) {
   WordBits bits{0, 0, 0};
   for (int64_t l = 0; l < count; ++l) {
-    const float value = static_cast<float>(labels[l]);
-    bits.positive |= static_cast<uint32_t>(value == 1.0f) << l;
-    bits.zero |= static_cast<uint32_t>(value == 0.0f) << l;
-    bits.unknown |= static_cast<uint32_t>(value == -1.0f) << l;
+    const auto value = comparable(labels[l]);
+    bits.positive |= static_cast<uint32_t>(value == 1) << l;
+    bits.zero |= static_cast<uint32_t>(value == 0) << l;
+    bits.unknown |= static_cast<uint32_t>(value == -1) << l;
   }
   return bits;
 }
@@ -67,9 +77,9 @@ WordBits classify_word(const T* labels) {
 }
 
 template <typename T>
-void pack(const Tensor& labels, int32_t* present, int32_t* known) {
+void pack(const Tensor& labels, int32_t* positive_bits, int32_t* valid_bits) {
   const int64_t batch = labels.size(0), classes = labels.size(1);
-  const int64_t words = (classes + kWordBits - 1) / kWordBits;
+  const int64_t words = label_word_count(classes);
   const T* data = static_cast<const T*>(labels.const_data_ptr());
   std::atomic<int64_t> invalid{-1};
   parallel_rows(batch, classes, [&](int64_t begin, int64_t end) {
@@ -82,8 +92,8 @@ void pack(const Tensor& labels, int32_t* present, int32_t* known) {
         const uint32_t used = count == kWordBits ? 0xFFFFFFFFu : (1u << count) - 1u;
         const uint32_t invalid_bits = used & ~(positive | zero | unknown);
         if (invalid_bits != 0) invalid = i * classes + w * kWordBits + __builtin_ctz(invalid_bits);
-        present[i * words + w] = static_cast<int32_t>(positive);
-        known[i * words + w] = static_cast<int32_t>(used & ~unknown);
+        positive_bits[i * words + w] = static_cast<int32_t>(positive);
+        valid_bits[i * words + w] = static_cast<int32_t>(used & ~unknown);
       }
     }
   });
@@ -96,13 +106,13 @@ void pack(const Tensor& labels, int32_t* present, int32_t* known) {
 }  // namespace
 
 std::tuple<Tensor, Tensor> pack_labels(Tensor labels_any) {
-  require(labels_any.dim() == 2, "labels: expected 2 dimensions, got ", labels_any.dim());
-  const Tensor labels = dense(labels_any);
-  const int64_t batch = labels.size(0), words = (labels.size(1) + kWordBits - 1) / kWordBits;
-  Tensor present = empty_like_type(labels, {batch, words}, ScalarType::Int);
-  Tensor known = empty_like_type(labels, {batch, words}, ScalarType::Int);
-  int32_t* p = present.mutable_data_ptr<int32_t>();
-  int32_t* k = known.mutable_data_ptr<int32_t>();
+  require_matrix("labels", labels_any);
+  const Tensor labels = to_contiguous(labels_any);
+  const int64_t batch = labels.size(0), words = label_word_count(labels.size(1));
+  Tensor positive_bits = empty_like_type(labels, {batch, words}, ScalarType::Int);
+  Tensor valid_bits = empty_like_type(labels, {batch, words}, ScalarType::Int);
+  int32_t* p = positive_bits.mutable_data_ptr<int32_t>();
+  int32_t* k = valid_bits.mutable_data_ptr<int32_t>();
   switch (labels.scalar_type()) {
     case ScalarType::Bool:
     case ScalarType::Byte:
@@ -135,7 +145,7 @@ std::tuple<Tensor, Tensor> pack_labels(Tensor labels_any) {
     default:
       require(false, "labels: expected bool, integer or float labels");
   }
-  return {present, known};
+  return {positive_bits, valid_bits};
 }
 
 }  // namespace indeed::cpu

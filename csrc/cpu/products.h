@@ -2,23 +2,23 @@
 // few rows or columns at a time:
 //
 //   samples in parallel:  [O; Q] and their cross-entropies, then [G_O; G_I] transposed
-//   columns in parallel:  ∂W, [V; T] and, after the last class block, ∂f
+//   columns in parallel:  ∂W, [V; T] and, after the last class chunk, ∂f
 //
 // Every sum has an order of its own that no number of threads changes.
 #pragma once
 
 #include <algorithm>
 
-#include "cpu/directed_rows.h"
+#include "cpu/row_index.h"
 #include "cpu/fused_kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/workspace.h"
-#include "fused_loss.h"
+#include "operators/fused_indeed_loss.h"
 
 namespace indeed::cpu {
 
 // Samples that share one partial sum of the bias gradient, the unit of parallel work on samples.
-constexpr int64_t kChunk = 16;
+constexpr int64_t kGroupSamples = 16;
 
 template <typename T>
 class Products {
@@ -29,10 +29,10 @@ class Products {
       : request_(request),
         rows_(rows),
         sizes_(sizes),
-        chunks_((sizes.batch + kChunk - 1) / kChunk),
-        slots_(parallel_slots(4 * sizes.stacked * sizes.width * sizes.block / kMultiplications)),
-        strip_(strip_width()),
-        strips_((sizes.width + strip_ - 1) / strip_),
+        groups_((sizes.batch + kGroupSamples - 1) / kGroupSamples),
+        slots_(parallel_slots(4 * sizes.stacked * sizes.width * sizes.chunk / kMultiplications)),
+        column_tile_(column_tile_width()),
+        column_tiles_((sizes.width + column_tile_ - 1) / column_tile_),
         features_(as_type(request.features, dtype)),
         skips_zeros_(sizes.classes > kFewClasses && has_many_zeros()) {}
 
@@ -46,7 +46,7 @@ class Products {
   bool maps_gradient() const { return true; }
 
   size_t scratch_bytes() const {
-    return Workspace::bytes_of<T>(transposed_elements()) + Workspace::bytes_of<uint8_t>(poisoned_elements()) +
+    return Workspace::bytes_of<T>(transposed_elements()) + Workspace::bytes_of<uint8_t>(nonfinite_row_flags()) +
            Workspace::bytes_of<uint64_t>(nonzero_words()) +
            Workspace::bytes_of<T>(panel_elements()) +
            Workspace::bytes_of<T>(slots_ * scratch_elements()) + Workspace::bytes_of<T>(stack_gradient_elements());
@@ -59,7 +59,7 @@ class Products {
     block_.width = sizes_.width;
     block_.stacked = sizes_.stacked;
     block_.transposed = workspace.take<T>(transposed_elements());
-    block_.poisoned = workspace.take<uint8_t>(poisoned_elements());
+    block_.nonfinite_rows = workspace.take<uint8_t>(nonfinite_row_flags());
     block_.nonzero = workspace.take<uint64_t>(nonzero_words());
     block_.skips_zeros = skips_zeros_;
     block_.weight_is_finite = &weight_is_finite_;
@@ -73,8 +73,8 @@ class Products {
     std::fill(sums, sums + rows_.count, RowSums{});
   }
 
-  // Logits, cross-entropies and, unless null, bias_partials [bias_chunks, classes].
-  void losses(const ClassBlock<T>& classes, T* bias_partials) {
+  // Logits, cross-entropies and, unless null, bias_partials [bias_groups, classes].
+  void logits_and_losses(const ClassChunk<T>& classes, T* bias_partials) {
     block_.bce = classes.bce;
     block_.weight = classes.weight;
     block_.grad_weight = classes.grad_weight;
@@ -87,22 +87,22 @@ class Products {
     parallel(packing_slots, (count + columns - 1) / columns, [&](int64_t, int64_t begin, int64_t end) {
       kernels().pack_weight(block_, begin, end);
     });
-    parallel(slots_, chunks_, [&](int64_t slot, int64_t begin, int64_t end) {
-      kernels().logits(block_, rows_, begin * kChunk, std::min(sizes_.batch, end * kChunk), scratch(slot));
+    parallel(slots_, groups_, [&](int64_t slot, int64_t begin, int64_t end) {
+      kernels().logits(block_, rows_, begin * kGroupSamples, std::min(sizes_.batch, end * kGroupSamples), scratch(slot));
       for (int64_t chunk = begin; chunk < end; ++chunk) {
         T* partial = bias_partials != nullptr ? bias_partials + chunk * count : nullptr;
         if (partial != nullptr) std::fill(partial, partial + count, T(0));
-        const int64_t last = std::min(sizes_.batch, (chunk + 1) * kChunk);
-        row_kernels<T>().bce_block(block_.bce, rows_, chunk * kChunk, last, partial);
-        if (block_.grad_weight != nullptr) kernels().prepare_gradients(block_, rows_, chunk * kChunk, last);
+        const int64_t last = std::min(sizes_.batch, (chunk + 1) * kGroupSamples);
+        row_kernels<T>().bce_epilogue(block_.bce, rows_, chunk * kGroupSamples, last, partial);
+        if (block_.grad_weight != nullptr) kernels().prepare_gradients(block_, rows_, chunk * kGroupSamples, last);
       }
     });
   }
 
-  void gradients(const ClassBlock<T>&) {
-    parallel_items(slots_, strips_, [&](int64_t slot, int64_t k, int64_t next) {
-      T* stack_gradient = stack_gradient_ + (has_one_block() ? slot : k) * sizes_.stacked * strip_;
-      kernels().gradients(block_, rows_, k * strip_, std::min(sizes_.width, next * strip_), strip_, stack_gradient,
+  void grad_products(const ClassChunk<T>&) {
+    parallel_items(slots_, column_tiles_, [&](int64_t slot, int64_t k, int64_t next) {
+      T* stack_gradient = stack_gradient_ + (has_one_chunk() ? slot : k) * sizes_.stacked * column_tile_;
+      kernels().grad_products(block_, rows_, k * column_tile_, std::min(sizes_.width, next * column_tile_), column_tile_, stack_gradient,
                           scratch(slot));
     });
   }
@@ -111,8 +111,8 @@ class Products {
   // Work below which a thread is not worth waking.
   static constexpr int64_t kMultiplications = 1 << 18;
   static constexpr int64_t kPackedElements = 1 << 15;
-  // Columns worked on at a time: the gradients by a strip of the stack stay in the second-level cache.
-  static constexpr int64_t kMaxStrip = 64;
+  // Columns worked on at a time: the gradients by a tile of the stack stay in the second-level cache.
+  static constexpr int64_t kMaxColumnTile = 64;
 
   static const FusedKernels<T>& kernels() { return fused_kernels<T>(); }
 
@@ -124,6 +124,7 @@ class Products {
   // Whether many features are zero, judged by pieces of a few rows; the result of the loss does not depend on it but for
   // rounding.
   bool has_many_zeros() const {
+    if (features_.numel() == 0) return false;
     constexpr int64_t kRows = 16, kColumns = 64;
     const T* features = static_cast<const T*>(features_.const_data_ptr());
     const int64_t rows = std::min(kRows, sizes_.batch), columns = std::min(kColumns, sizes_.width);
@@ -135,36 +136,36 @@ class Products {
     return static_cast<double>(zeros) >= kManyZeros * static_cast<double>(rows * columns);
   }
 
-  bool has_one_block() const { return sizes_.block >= sizes_.classes; }
+  bool has_one_chunk() const { return sizes_.chunk >= sizes_.classes; }
 
-  // Narrower where there would be too few strips to go round.
-  int64_t strip_width() const {
-    int64_t strip = kMaxStrip;
-    while (strip > kernels().panel_columns && sizes_.width < 2 * slots_ * strip) strip /= 2;
-    return strip;
+  // Narrower where there would be too few column tiles to go round.
+  int64_t column_tile_width() const {
+    int64_t tile = kMaxColumnTile;
+    while (tile > kernels().panel_columns && sizes_.width < 2 * slots_ * tile) tile /= 2;
+    return tile;
   }
 
   int64_t transposed_elements() const {
-    return request_.wants(kGradWeight) && !skips_zeros_ ? sizes_.stacked * sizes_.block : 0;
+    return request_.wants(kGradWeight) && !skips_zeros_ ? sizes_.stacked * sizes_.chunk : 0;
   }
 
-  int64_t poisoned_elements() const { return request_.wants(kGradWeight) && skips_zeros_ ? sizes_.stacked : 0; }
+  int64_t nonfinite_row_flags() const { return request_.wants(kGradWeight) && skips_zeros_ ? sizes_.stacked : 0; }
 
   int64_t nonzero_words() const { return skips_zeros_ ? sizes_.stacked * mask_words(sizes_.width) : 0; }
 
   int64_t panel_elements() const {
     const int64_t columns = kernels().panel_columns;
-    return (sizes_.block + columns - 1) / columns * columns * sizes_.width;
+    return (sizes_.chunk + columns - 1) / columns * columns * sizes_.width;
   }
 
   int64_t scratch_elements() const {
-    return std::max(kernels().sample_scratch_elements, kernels().strip_scratch_elements(strip_));
+    return std::max(kernels().sample_scratch_elements, kernels().tile_scratch_elements(column_tile_));
   }
 
-  // [V; T]: one strip of it per thread, or all of them where the sum goes on with the next class block.
+  // [V; T]: one tile of it per thread, or all of them where the sum goes on with the next class chunk.
   int64_t stack_gradient_elements() const {
     if (!request_.wants(kGradFeatures)) return 0;
-    return (has_one_block() ? slots_ : strips_) * sizes_.stacked * strip_;
+    return (has_one_chunk() ? slots_ : column_tiles_) * sizes_.stacked * column_tile_;
   }
 
   T* scratch(int64_t slot) const { return scratch_ + slot * scratch_elements(); }
@@ -172,13 +173,13 @@ class Products {
   const LossRequest& request_;
   const RowView rows_;
   const LossSizes sizes_;
-  const int64_t chunks_, slots_, strip_, strips_;
+  const int64_t groups_, slots_, column_tile_, column_tiles_;
   const Tensor features_;
   const bool skips_zeros_;
   std::atomic<bool> weight_is_finite_{true};
-  FusedBlock<T> block_{};
+  FusedChunk<T> block_{};
   T* scratch_ = nullptr;         // one piece per thread
-  T* stack_gradient_ = nullptr;  // strips of [V; T]
+  T* stack_gradient_ = nullptr;  // column tiles of [V; T]
 };
 
 }  // namespace indeed::cpu

@@ -13,9 +13,9 @@ struct RowKernels {
                     int64_t end, T* identical, T* disparate, MapStatistics<T>* statistics);
   // BCE of samples [begin, end) and their own rows, added to their sums; adds their bias gradient to
   // grad_bias [classes] unless null.
-  void (*bce_block)(const BceBlock<T>& block, const RowView& rows, int64_t begin, int64_t end, T* grad_bias);
+  void (*bce_epilogue)(const BceChunk<T>& block, const RowView& rows, int64_t begin, int64_t end, T* grad_bias);
   // The same for logits of three classifiers.
-  void (*six_way)(const SixWayLogits<T>& logits, const BceBlock<T>& settings, const RowView& rows, int64_t begin,
+  void (*six_way)(const SixWayLogits<T>& logits, const BceChunk<T>& settings, const RowView& rows, int64_t begin,
                   int64_t end);
   // Adds sum dm m and sum dm (1 - m) of rows [begin, end), from T and identical features.
   void (*map_dots)(const T* features, const T* identical, const T* map_gradient, int64_t width, const RowView& rows,

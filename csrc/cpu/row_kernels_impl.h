@@ -1,8 +1,6 @@
-// Bodies of the row kernels. Included once per instruction set, inside a namespace of its own and after the
-// compiler was told the target, so everything here has internal linkage.
+// Bodies of the row kernels. Included once per instruction set.
 
 namespace {
-
 
 // The least and the greatest u of a row.
 template <typename T>
@@ -12,30 +10,44 @@ struct ProductRange {
 
 template <typename T>
 ProductRange<T> product_range(const T* __restrict source, const T* __restrict partner, int64_t width) {
-  T low = source[0] * partner[0], high = low, poison = 0;
-#pragma omp simd reduction(min : low) reduction(max : high) reduction(+ : poison)
+  T low = source[0] * partner[0], high = low, nonfinite = 0;
+#pragma omp simd reduction(min : low) reduction(max : high) reduction(+ : nonfinite)
   for (int64_t k = 0; k < width; ++k) {
     const T u = source[k] * partner[k];
     low = u < low ? u : low;
     high = u > high ? u : high;
-    poison += u - u;  // not a number as soon as one u is not finite: a NaN must not vanish in comparisons
+    nonfinite += u - u;  // not a number as soon as one u is not finite: a NaN must not vanish in comparisons
   }
-  return {low + poison, high + poison};
+  return {low + nonfinite, high + nonfinite};
+}
+
+// |u| of a row whose squares may have over- or underflowed.
+template <typename T>
+T row_norm(const T* __restrict source, const T* __restrict partner, int64_t width) {
+  T square_sum = 0;
+#pragma omp simd reduction(+ : square_sum)
+  for (int64_t k = 0; k < width; ++k) {
+    const T u = source[k] * partner[k];
+    square_sum += u * u;
+  }
+  if (width == 0 || is_accurate_square_sum(square_sum)) [[likely]]
+    return std::sqrt(square_sum);
+  const auto [low, high] = product_range(source, partner, width);
+  const T largest = -low > high ? -low : high;
+  if (!(largest > T(0))) return std::sqrt(square_sum);  // all are zero, or one is not finite
+  square_sum = 0;
+  for (int64_t k = 0; k < width; ++k) {
+    const T u = source[k] * partner[k] / largest;
+    square_sum += u * u;
+  }
+  return largest * std::sqrt(square_sum);
 }
 
 template <typename T>
-MapStatistics<T> row_statistics(const T* __restrict source, const T* __restrict partner, int64_t width, bool minmax,
+MapStatistics<T> map_statistics(const T* __restrict source, const T* __restrict partner, int64_t width, bool minmax,
                                 double eps) {
-  if (!minmax) {
-    T square_sum = 0;
-#pragma omp simd reduction(+ : square_sum)
-    for (int64_t k = 0; k < width; ++k) {
-      const T u = source[k] * partner[k];
-      square_sum += u * u;
-    }
-    return l2_statistics(square_sum, eps);
-  }
-  if (width == 0) return {};
+  if (!minmax) return l2_statistics(row_norm(source, partner, width), eps);
+  if (width == 0) return l2_statistics(T(0), eps);
   const auto [low, high] = product_range(source, partner, width);
   T low_count = 0, high_count = 0;
 #pragma omp simd reduction(+ : low_count, high_count)
@@ -60,7 +72,7 @@ void form_rows(const T* features, int64_t width, const RowView& rows, bool minma
   for (int64_t row = begin; row < end; ++row) {
     const T* __restrict source = features + rows.source[row] * width;
     const T* __restrict partner = features + rows.partner[row] * width;
-    const MapStatistics<T> s = row_statistics(source, partner, width, minmax, eps);
+    const MapStatistics<T> s = map_statistics(source, partner, width, minmax, eps);
     statistics[row] = s;
     T* __restrict out = identical + row * width;
     form_identical(source, partner, width, s, out);
@@ -109,17 +121,17 @@ inline __attribute__((always_inline)) void store(const Tile<T, kLanes>& tile, T*
   }
 }
 
-// Cross-entropy of the known lanes, and its slope in each.
+// Cross-entropy of the valid lanes, and its derivative in each.
 template <typename T, int64_t kLanes>
-inline __attribute__((always_inline)) T bce_tile(const Tile<T, kLanes>& logits, uint32_t target, uint32_t known,
-                                                 const Tile<T, kLanes>& pos_weight, Tile<T, kLanes>& slope) {
+inline __attribute__((always_inline)) T bce_tile(const Tile<T, kLanes>& logits, uint32_t target, uint32_t valid,
+                                                 const Tile<T, kLanes>& pos_weight, Tile<T, kLanes>& derivative) {
   T sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int32_t l = 0; l < kLanes; ++l) {
     const BceTerm<T> term = bce_term(logits.lane[l], ((target >> l) & 1u) != 0, pos_weight.lane[l]);
-    const bool counts = ((known >> l) & 1u) != 0;
+    const bool counts = ((valid >> l) & 1u) != 0;
     sum += counts ? term.value : T(0);
-    slope.lane[l] = counts ? term.slope : T(0);
+    derivative.lane[l] = counts ? term.derivative : T(0);
   }
   return sum;
 }
@@ -137,21 +149,21 @@ void load_pos_weight(Tile<T, kLanes>& tile, const T* pos_weight, int64_t first_c
 
 // One tile of a sample and of its own rows; kWhole says that all of its classes exist.
 template <typename T, int64_t kLanes, bool kWhole>
-inline __attribute__((always_inline)) void bce_sample_tile(const BceBlock<T>& b, const RowView& rows,
-                                                           const BlockWeights<T>& weights, int64_t sample, int64_t c,
+inline __attribute__((always_inline)) void bce_sample_tile(const BceChunk<T>& b, const RowView& rows,
+                                                           const TermWeights<T>& weights, int64_t sample, int64_t c,
                                                            T* grad_bias) {
   const int64_t count = kWhole ? kLanes : b.classes - c;
   const uint32_t lanes = lanes_mask(count);
-  const uint32_t present = tile_bits(b.present + sample * b.words, b.first_class + c);
-  const uint32_t known = b.known != nullptr ? tile_bits(b.known + sample * b.words, b.first_class + c) & lanes : lanes;
-  Tile<T, kLanes> o, q, d, bias, biased, pos_weight, slope_o, slope_i, slope_d, grad_o, grad_b;
+  const uint32_t positive = tile_bits(b.positive_bits + sample * b.words, b.first_class + c);
+  const uint32_t valid = b.valid_bits != nullptr ? tile_bits(b.valid_bits + sample * b.words, b.first_class + c) & lanes : lanes;
+  Tile<T, kLanes> o, q, d, bias, biased, pos_weight, derivative_o, derivative_i, derivative_d, grad_o, grad_b;
   T* logits = b.original + sample * b.stride + c;
   load(o, logits, count);
   clear(bias);
   if (b.bias != nullptr) load(bias, b.bias + b.first_class + c, count);
   load_pos_weight(pos_weight, b.pos_weight, b.first_class + c, count);
   for (int64_t l = 0; l < kLanes; ++l) biased.lane[l] = o.lane[l] + bias.lane[l];
-  const T loss_o = bce_tile(biased, present, known, pos_weight, slope_o);
+  const T loss_o = bce_tile(biased, positive, valid, pos_weight, derivative_o);
   clear(grad_o);
   clear(grad_b);
   for (int64_t k = rows.own_begin[sample]; k < rows.own_begin[sample + 1]; ++k) {
@@ -159,33 +171,33 @@ inline __attribute__((always_inline)) void bce_sample_tile(const BceBlock<T>& b,
     const T weight = b.row_weight != nullptr ? b.row_weight[row] : weights.scale;
     RowSums& sums = b.sums[row];
     sums.original += loss_o;
-    for (int64_t l = 0; l < kLanes; ++l) grad_o.lane[l] += weight * slope_o.lane[l];
+    for (int64_t l = 0; l < kLanes; ++l) grad_o.lane[l] += weight * derivative_o.lane[l];
     if (grad_bias != nullptr) {
-      for (int64_t l = 0; l < kLanes; ++l) grad_b.lane[l] += weight * slope_o.lane[l];
+      for (int64_t l = 0; l < kLanes; ++l) grad_b.lane[l] += weight * derivative_o.lane[l];
     }
-    if (b.blocks == 0) continue;
+    if (b.term_mask == 0) continue;
     const int64_t partner = rows.partner[row] * b.words;
-    const uint32_t partner_present = tile_bits(b.present + partner, b.first_class + c);
-    const uint32_t both = b.known != nullptr ? known & tile_bits(b.known + partner, b.first_class + c) : known;
+    const uint32_t partner_positive = tile_bits(b.positive_bits + partner, b.first_class + c);
+    const uint32_t both = b.valid_bits != nullptr ? valid & tile_bits(b.valid_bits + partner, b.first_class + c) : valid;
     T* row_logits = b.identical + row * b.stride + c;
     load(q, row_logits, count);
-    clear(slope_i);
-    clear(slope_d);
+    clear(derivative_i);
+    clear(derivative_d);
     for (int64_t l = 0; l < kLanes; ++l) d.lane[l] = o.lane[l] - q.lane[l];
-    if (b.blocks & kIdenticalBlock) {
+    if (b.term_mask & kIdenticalTerm) {
       for (int64_t l = 0; l < kLanes; ++l) biased.lane[l] = q.lane[l] + bias.lane[l];
-      sums.identical += bce_tile(biased, present & partner_present, both, pos_weight, slope_i);
+      sums.identical += bce_tile(biased, positive & partner_positive, both, pos_weight, derivative_i);
     }
-    if (b.blocks & kDisparateBlock) {
+    if (b.term_mask & kDisparateTerm) {
       for (int64_t l = 0; l < kLanes; ++l) biased.lane[l] = d.lane[l] + bias.lane[l];
-      sums.disparate += bce_tile(biased, present & ~partner_present, both, pos_weight, slope_d);
+      sums.disparate += bce_tile(biased, positive & ~partner_positive, both, pos_weight, derivative_d);
     }
     if (!b.gradients) continue;
     const T weight_i = weight * weights.identical, weight_d = weight * weights.disparate;
     T dot_identical = 0, dot_disparate = 0;
 #pragma omp simd reduction(+ : dot_identical, dot_disparate)
     for (int64_t l = 0; l < kLanes; ++l) {
-      const T g_i = weight_i * slope_i.lane[l], g_d = weight_d * slope_d.lane[l], g = g_i - g_d;
+      const T g_i = weight_i * derivative_i.lane[l], g_d = weight_d * derivative_d.lane[l], g = g_i - g_d;
       dot_identical += g * q.lane[l];
       dot_disparate += g * d.lane[l];
       grad_o.lane[l] += g_d;
@@ -204,8 +216,8 @@ inline __attribute__((always_inline)) void bce_sample_tile(const BceBlock<T>& b,
 }
 
 template <typename T>
-void bce_block(const BceBlock<T>& b, const RowView& rows, int64_t begin, int64_t end, T* grad_bias) {
-  const BlockWeights<T> weights = block_weights(b);
+void bce_epilogue(const BceChunk<T>& b, const RowView& rows, int64_t begin, int64_t end, T* grad_bias) {
+  const TermWeights<T> weights = term_weights(b);
   for (int64_t sample = begin; sample < end; ++sample) {
     int64_t c = 0;
     for (; c + kTileLanes <= b.classes; c += kTileLanes) {
@@ -220,40 +232,40 @@ void bce_block(const BceBlock<T>& b, const RowView& rows, int64_t begin, int64_t
 }
 
 template <typename T>
-void six_way(const SixWayLogits<T>& x, const BceBlock<T>& b, const RowView& rows, int64_t begin, int64_t end) {
-  const BlockWeights<T> weights = block_weights(b);
-  Tile<T> logits{}, pos_weight{}, slope_o{}, slope{}, grad_o{};
+void six_way(const SixWayLogits<T>& x, const BceChunk<T>& b, const RowView& rows, int64_t begin, int64_t end) {
+  const TermWeights<T> weights = term_weights(b);
+  Tile<T> logits{}, pos_weight{}, derivative_o{}, derivative{}, grad_o{};
   for (int64_t sample = begin; sample < end; ++sample) {
     for (int64_t c = 0; c < x.classes; c += kTileLanes) {
       const int64_t count = std::min(kTileLanes, x.classes - c);
       const uint32_t lanes = lanes_mask(count);
-      const uint32_t present = tile_bits(b.present + sample * b.words, c);
-      const uint32_t known = b.known != nullptr ? tile_bits(b.known + sample * b.words, c) & lanes : lanes;
+      const uint32_t positive = tile_bits(b.positive_bits + sample * b.words, c);
+      const uint32_t valid = b.valid_bits != nullptr ? tile_bits(b.valid_bits + sample * b.words, c) & lanes : lanes;
       load(logits, x.original + sample * x.classes + c, count);
       load_pos_weight(pos_weight, b.pos_weight, c, count);
-      const T loss_o = bce_tile(logits, present, known, pos_weight, slope_o);
+      const T loss_o = bce_tile(logits, positive, valid, pos_weight, derivative_o);
       clear(grad_o);
       for (int64_t k = rows.own_begin[sample]; k < rows.own_begin[sample + 1]; ++k) {
         const int64_t row = rows.own[k];
         const T weight = b.row_weight != nullptr ? b.row_weight[row] : weights.scale;
         RowSums& sums = b.sums[row];
         sums.original += loss_o;
-        for (int64_t l = 0; l < kTileLanes; ++l) grad_o.lane[l] += weight * slope_o.lane[l];
+        for (int64_t l = 0; l < kTileLanes; ++l) grad_o.lane[l] += weight * derivative_o.lane[l];
         const int64_t partner = rows.partner[row] * b.words;
-        const uint32_t partner_present = tile_bits(b.present + partner, c);
-        const uint32_t both = b.known != nullptr ? known & tile_bits(b.known + partner, c) : known;
+        const uint32_t partner_positive = tile_bits(b.positive_bits + partner, c);
+        const uint32_t both = b.valid_bits != nullptr ? valid & tile_bits(b.valid_bits + partner, c) : valid;
         const auto block = [&](const T* in, T* gradient, uint32_t target, bool enabled, T lam, double& sum) {
-          clear(slope);
+          clear(derivative);
           if (enabled) {
             load(logits, in + row * x.classes + c, count);
-            sum += bce_tile(logits, target, both, pos_weight, slope);
-            for (int64_t l = 0; l < kTileLanes; ++l) slope.lane[l] *= weight * lam;
+            sum += bce_tile(logits, target, both, pos_weight, derivative);
+            for (int64_t l = 0; l < kTileLanes; ++l) derivative.lane[l] *= weight * lam;
           }
-          if (b.gradients) store(slope, gradient + row * x.classes + c, count);
+          if (b.gradients) store(derivative, gradient + row * x.classes + c, count);
         };
-        block(x.identical, x.grad_identical, present & partner_present, b.blocks & kIdenticalBlock, weights.identical,
+        block(x.identical, x.grad_identical, positive & partner_positive, b.term_mask & kIdenticalTerm, weights.identical,
               sums.identical);
-        block(x.disparate, x.grad_disparate, present & ~partner_present, b.blocks & kDisparateBlock, weights.disparate,
+        block(x.disparate, x.grad_disparate, positive & ~partner_positive, b.term_mask & kDisparateTerm, weights.disparate,
               sums.disparate);
       }
       if (b.gradients) store(grad_o, x.grad_original + sample * x.classes + c, count);
@@ -282,4 +294,4 @@ void map_dots(const T* features, const T* identical, const T* map_gradient, int6
 }  // namespace
 
 template <typename T>
-constexpr RowKernels<T> kRowKernels{form_rows<T>, bce_block<T>, six_way<T>, map_dots<T>, map_backward<T>};
+constexpr RowKernels<T> kRowKernels{form_rows<T>, bce_epilogue<T>, six_way<T>, map_dots<T>, map_backward<T>};

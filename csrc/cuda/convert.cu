@@ -51,8 +51,7 @@ __global__ void __launch_bounds__(kThreads) convert_kernel(Conversion first, Con
 
 }  // namespace
 
-void Device::convert(const Tensor* const* tensors, std::optional<Tensor>* converted, size_t count,
-                     ScalarType dtype) const {
+void Device::convert(const Tensor* const* tensors, OptionalTensor* converted, size_t count, ScalarType dtype) const {
   require(count <= kMaxTensors, "convert: too many tensors");
   std::array<Conversion, kMaxTensors> all{};
   std::array<Tensor, kMaxTensors> sources;  // held until the launch
@@ -60,26 +59,19 @@ void Device::convert(const Tensor* const* tensors, std::optional<Tensor>* conver
   int64_t longest = 0;
   for (size_t k = 0; k < count; ++k) {
     if (tensors[k] == nullptr) continue;
-    const Tensor source = dense(*tensors[k]);
+    const Tensor source = to_contiguous(*tensors[k]);
     converted[k] = source;
     if (source.scalar_type() == dtype) continue;
     accumulation_type("parameters", source.scalar_type());  // refuses what the kernel does not know
     converted[k] = torch::stable::new_empty(source, source.sizes(), dtype);
-    all[used] = {source.const_data_ptr(), converted[k]->mutable_data_ptr(), source.numel(),
-                        source.scalar_type()};
+    all[used] = {source.const_data_ptr(), converted[k]->mutable_data_ptr(), source.numel(), source.scalar_type()};
     longest = std::max(longest, source.numel());
     sources[used++] = source;
   }
   if (longest == 0) return;
-  const int64_t blocks = std::min<int64_t>((longest + kThreads - 1) / kThreads, 4096);
-  const dim3 grid(static_cast<unsigned>(blocks), used);
-  if (dtype == ScalarType::Double) {
-    INDEED_LAUNCH(convert_kernel<double>, grid, dim3(kThreads), 0, stream_, all[0], all[1], all[2],
-                  all[3]);
-  } else {
-    INDEED_LAUNCH(convert_kernel<float>, grid, dim3(kThreads), 0, stream_, all[0], all[1], all[2],
-                  all[3]);
-  }
+  const dim3 grid = grid_size(std::min<int64_t>(cdiv(longest, kThreads), 4096), used);
+  const auto convert_all = dtype == ScalarType::Double ? convert_kernel<double> : convert_kernel<float>;
+  INDEED_LAUNCH(convert_all, grid, dim3(kThreads), 0, stream_, all[0], all[1], all[2], all[3]);
 }
 
 }  // namespace indeed::cuda

@@ -17,12 +17,12 @@ Device::Device(const Tensor& like) : device_(like.device()) {}
 #else
 Device::Device(const Tensor& like) : device_(like.device()), guard_(device_.index()) {
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_.index(), &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_.index(), &stream));
   stream_ = static_cast<cudaStream_t>(stream);
 }
 #endif
 
-void Device::require_same(const char* name, const std::optional<Tensor>& tensor) const {
+void Device::require_same(const char* name, const OptionalTensor& tensor) const {
   if (!tensor.has_value()) return;
   const torch::stable::Device other = tensor->device();
   require(other.type() == device_.type() && other.index() == device_.index(), name,
@@ -31,8 +31,7 @@ void Device::require_same(const char* name, const std::optional<Tensor>& tensor)
 
 void Device::clear(RowSums* sums, int64_t rows) const {
   count_launch();
-  const int64_t columns = sizeof(RowSums) / sizeof(double);
-  Tensor all = Matrix{sums, rows, columns, columns, ScalarType::Double, device_}.view();
+  Tensor all = Matrix{sums, rows, sizeof(RowSums) / sizeof(double), ScalarType::Double, device_}.view();
   torch::stable::zero_(all);
 }
 
@@ -46,9 +45,9 @@ void Device::gemm(const Matrix& out, const Tensor& a, const Tensor& b, bool accu
   count_launch();
   const Tensor target = out.view();
   if (accumulate) {
-    STABLE_TORCH_ERROR_CODE_CHECK(INDEED_ADDMM_OUT(target.get(), target.get(), a.get(), b.get(), 1.0, 1.0));
+    TORCH_ERROR_CODE_CHECK(INDEED_ADDMM_OUT(target.get(), target.get(), a.get(), b.get(), 1.0, 1.0));
   } else {
-    STABLE_TORCH_ERROR_CODE_CHECK(INDEED_MM_OUT(target.get(), a.get(), b.get()));
+    TORCH_ERROR_CODE_CHECK(INDEED_MM_OUT(target.get(), a.get(), b.get()));
   }
 }
 

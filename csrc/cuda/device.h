@@ -1,6 +1,5 @@
-// The GPU as a device of the composition in fused_loss.h, identical_disparate.h and six_way_bce.h; what the members
-// do is said in cpu/device.h. Everything is queued on torch's current stream and nothing is ever waited for, so calls
-// can be captured into CUDA graphs.
+// The GPU as a device of the compositions in operators/; what the members do is said in cpu/device.h. Everything is
+// queued on torch's current stream without a host synchronisation, so calls can be captured into CUDA graphs.
 #pragma once
 
 #include <algorithm>
@@ -9,14 +8,30 @@
 
 #include "cuda/launch.h"
 #include "cuda/rows.h"
-#include "loss_arguments.h"
-#include "matrix.h"
+#include "operators/arguments.h"
 
 #if !defined(INDEED_CUDA_EMULATION)
 #include <torch/csrc/stable/accelerator.h>
 #endif
 
 namespace indeed::cuda {
+
+// A row-major matrix in somebody else's memory, as a tensor.
+struct Matrix {
+  void* data;
+  int64_t rows, columns;
+  ScalarType dtype;
+  torch::stable::Device device;
+
+  Tensor view() const { return view({rows, columns}, {columns, 1}); }
+  Tensor transposed() const { return view({columns, rows}, {1, columns}); }
+
+ private:
+  Tensor view(std::initializer_list<int64_t> sizes, std::initializer_list<int64_t> strides) const {
+    return torch::stable::from_blob(data, {sizes.begin(), sizes.size()}, {strides.begin(), strides.size()}, device,
+                                    dtype);
+  }
+};
 
 class Device {
  public:
@@ -51,8 +66,8 @@ class Device {
     const PairView& pairs() const { return pairs_; }
     const RowIndex& arrays() const { return index_; }
     RowView view() const {
-      return {pairs_.count, index_.source,         index_.partner, index_.twin, index_.own_begin,
-              index_.own,   index_.incoming_begin, index_.incoming};
+      const RowIndex& i = index_;
+      return {pairs_.count, i.source, i.partner, i.reverse_row, i.own_begin, i.own, i.incoming_begin, i.incoming};
     }
     void index(const Device& device) const;
 
@@ -67,36 +82,31 @@ class Device {
   template <typename T>
   class Products;
 
-  // labels [B, C] in {-1, 0, 1} -> present and known bits, int32 [B, ceil(C / 32)]; other values count as present 0.
   static std::tuple<Tensor, Tensor> pack_labels(Tensor labels);
-  // present int32 [B, W], seed int64 [] -> partner int64 [B].
-  static Tensor mine_pairs(Tensor present, Tensor seed, int64_t strategy);
+  static Tensor mine_pairs(Tensor positive_bits, Tensor seed, int64_t strategy);
 
-  // Up to this many classes are one block, so that the number of launches does not depend on the batch.
-  static constexpr int64_t kFewestClasses = 4096;
+  // Up to this many classes are one chunk, so that the number of launches does not depend on the batch.
+  static constexpr int64_t kMinClasses = 4096;
 
-  static int64_t bias_chunks(int64_t batch) {
-    const int64_t samples = chunk_samples(batch);
-    return (batch + samples - 1) / samples;
-  }
-  static ScalarType gradient_type(ScalarType, ScalarType waiting) { return waiting; }
+  // Samples whose bias gradients one block adds up: enough blocks to fill a GPU, few partial sums. The last group is
+  // that of the rows without a source.
+  static int64_t group_samples(int64_t batch) { return std::max<int64_t>(1, cdiv(batch, kMaxGroups)); }
+  static int64_t bias_groups(int64_t batch) { return cdiv(batch, group_samples(batch)) + 1; }
+
+  static ScalarType gradient_type(ScalarType, ScalarType saved) { return saved; }
 
   explicit Device(const Tensor& like);
 
   torch::stable::Device torch_device() const { return device_; }
   cudaStream_t stream() const { return stream_; }
-  void require_same(const char* name, const std::optional<Tensor>& tensor) const;
+  void require_same(const char* name, const OptionalTensor& tensor) const;
 
   template <size_t kCount>
-  std::array<std::optional<Tensor>, kCount> convert(const std::array<const Tensor*, kCount>& tensors,
-                                                    ScalarType dtype) const {
-    std::array<std::optional<Tensor>, kCount> converted;
+  std::array<OptionalTensor, kCount> convert(const std::array<const Tensor*, kCount>& tensors, ScalarType dtype) const {
+    std::array<OptionalTensor, kCount> converted;
     convert(tensors.data(), converted.data(), kCount, dtype);
     return converted;
   }
-
-  // Nothing is looked at: that would wait for the device.
-  void require_no_stray_bits(const Tensor&, int64_t) const {}
 
   static void prepare(const Tensor&) {}
 
@@ -111,28 +121,25 @@ class Device {
   void form_rows(const T* features, int64_t width, const Rows& rows, bool minmax, double eps, T* identical,
                  T* disparate, MapStatistics<T>* statistics) const;
   template <typename T>
-  void bce_block(const BceBlock<T>& block, const Rows& rows, int64_t batch, T* bias_partials) const;
+  void bce_epilogue(const BceChunk<T>& chunk, const Rows& rows, int64_t batch, T* bias_partials) const;
   template <typename T>
-  void six_way(const SixWayLogits<T>& logits, const BceBlock<T>& block, const Rows& rows, int64_t batch) const;
+  void six_way(const SixWayLogits<T>& logits, const BceChunk<T>& chunk, const Rows& rows, int64_t batch) const;
   template <typename T>
   void map_dots(const T* features, const T* identical, const T* map_gradient, int64_t width, const Rows& rows,
                 RowSums* sums) const;
   template <typename T>
   void map_backward(const MapBackward<T>& task, const Rows& rows, int64_t batch, const Tensor& grad_features) const;
   template <typename T>
-  void finish(const BiasSums<T>& bias, const Tensor* grad_bias, const LossSums& sums, const Rows& rows,
-              const Tensor* loss, const Tensor& components) const;
-
-  // Samples whose bias gradients one block adds up: enough blocks to fill a GPU, few partial sums.
-  static int64_t chunk_samples(int64_t batch) { return std::max<int64_t>(1, (batch + kMaxChunks - 1) / kMaxChunks); }
+  void reduce_loss_and_bias(const BiasSums<T>& bias, const Tensor* grad_bias, const LossSums& sums, const Rows& rows,
+                            const Tensor* loss, const Tensor& components) const;
 
  private:
-  static constexpr int64_t kMaxChunks = 512;
+  static constexpr int64_t kMaxGroups = 512;
 
   static ScalarType type_of(float) { return ScalarType::Float; }
   static ScalarType type_of(double) { return ScalarType::Double; }
 
-  void convert(const Tensor* const* tensors, std::optional<Tensor>* converted, size_t count, ScalarType dtype) const;
+  void convert(const Tensor* const* tensors, OptionalTensor* converted, size_t count, ScalarType dtype) const;
 
   torch::stable::Device device_;
 #if !defined(INDEED_CUDA_EMULATION)

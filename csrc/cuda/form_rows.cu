@@ -1,13 +1,12 @@
 // Identical features of every row and the statistics of their maps; for the fused loss also the copy of the features
 // above them and the index of the rows, as all of these need only features and pairs.
-#include <algorithm>
 #include <limits>
 #include <type_traits>
 
 #include "cuda/device.h"
-#include "cuda/index_rows.h"
 #include "cuda/lanes.h"
 #include "cuda/reduce.h"
+#include "cuda/row_index.h"
 
 namespace indeed::cuda {
 namespace {
@@ -18,68 +17,64 @@ template <typename In, typename T>
 struct FormTask {
   const In* features;  // [B, n]
   int64_t width;
-  int64_t copied;      // samples copied into the stack: B, or 0
+  int64_t copied;  // samples copied into the stack: B, or 0
   bool minmax;
   double eps;
-  T* stack;            // [copied, n]
-  T* identical;        // [R, n]
-  T* disparate;        // [R, n] or null
+  T* stack;      // [copied, n]
+  T* identical;  // [R, n]
+  T* disparate;  // [R, n] or null
   MapStatistics<T>* statistics;
 };
 
-template <typename T, int kLanes, typename In>
-__device__ void load_product(const In* source, const In* partner, T (&u)[kLanes]) {
-  const Lanes<In, kLanes> s = load_lanes<kLanes>(source), p = load_lanes<kLanes>(partner);
-  INDEED_UNROLL
-  for (int l = 0; l < kLanes; ++l) u[l] = static_cast<T>(s.lane[l]) * static_cast<T>(p.lane[l]);
-}
-
-template <typename T>
-__device__ bool finite(T value) {
-  return value >= -std::numeric_limits<T>::max() && value <= std::numeric_limits<T>::max();
-}
-
 // By one block; every thread gets the result.
 template <typename T, int kLanes, typename In>
-__device__ MapStatistics<T> row_statistics(const FormTask<In, T>& task, const In* source, const In* partner,
+__device__ MapStatistics<T> map_statistics(const FormTask<In, T>& task, const In* source, const In* partner,
                                            double* shared) {
-  const int64_t first = static_cast<int64_t>(threadIdx.x) * kLanes, step = static_cast<int64_t>(blockDim.x) * kLanes;
-  T u[kLanes];
-  if (!task.minmax) {
-    T square_sum = 0;
-    for (int64_t k = first; k < task.width; k += step) {
-      load_product(source + k, partner + k, u);
+  const auto for_each_u = [&](auto visit) {
+    const int64_t step = static_cast<int64_t>(blockDim.x) * kLanes;
+    for (int64_t k = static_cast<int64_t>(threadIdx.x) * kLanes; k < task.width; k += step) {
+      const Lanes<In, kLanes> s = load_lanes<kLanes>(source + k), p = load_lanes<kLanes>(partner + k);
       INDEED_UNROLL
-      for (int l = 0; l < kLanes; ++l) square_sum += u[l] * u[l];
+      for (int l = 0; l < kLanes; ++l) visit(static_cast<T>(s.lane[l]) * static_cast<T>(p.lane[l]));
     }
-    return l2_statistics(static_cast<T>(block_reduce(static_cast<double>(square_sum), Sum{}, shared)), task.eps);
-  }
+  };
+  const auto reduce = [&](T value, auto combine) {
+    return static_cast<T>(block_reduce(static_cast<double>(value), combine, shared));
+  };
   T low = std::numeric_limits<T>::infinity(), high = -low;
-  double foreign = 0;  // infinities and NaNs, which must not vanish in comparisons
-  for (int64_t k = first; k < task.width; k += step) {
-    load_product(source + k, partner + k, u);
-    INDEED_UNROLL
-    for (int l = 0; l < kLanes; ++l) {
-      low = u[l] < low ? u[l] : low;
-      high = u[l] > high ? u[l] : high;
-      foreign += finite(u[l]) ? 0.0 : 1.0;
+  if (!task.minmax) {
+    T sum = 0;
+    for_each_u([&](T u) { sum += u * u; });
+    sum = reduce(sum, Sum{});
+    T norm = std::sqrt(sum);
+    if (!is_accurate_square_sum(sum) && sum == sum) {
+      T largest = 0;
+      for_each_u([&](T u) { largest = std::abs(u) > largest ? std::abs(u) : largest; });
+      largest = reduce(largest, Greatest{});
+      T scaled = 0;
+      for_each_u([&](T u) { scaled += u / largest * (u / largest); });
+      scaled = reduce(scaled, Sum{});
+      if (largest > T(0) && largest < low) norm = largest * std::sqrt(scaled);
     }
+    return l2_statistics(norm, task.eps);
   }
-  low = static_cast<T>(block_reduce(static_cast<double>(low), Least{}, shared));
-  high = static_cast<T>(block_reduce(static_cast<double>(high), Greatest{}, shared));
-  if (block_reduce(foreign, Sum{}, shared) > 0) low = high = std::numeric_limits<T>::quiet_NaN();
-  double low_count = 0, high_count = 0;
-  for (int64_t k = first; k < task.width; k += step) {
-    load_product(source + k, partner + k, u);
-    INDEED_UNROLL
-    for (int l = 0; l < kLanes; ++l) {
-      low_count += u[l] == low ? 1.0 : 0.0;
-      high_count += u[l] == high ? 1.0 : 0.0;
-    }
-  }
-  low_count = block_reduce(low_count, Sum{}, shared);
-  high_count = block_reduce(high_count, Sum{}, shared);
-  return minmax_statistics(low, high, static_cast<int64_t>(low_count), static_cast<int64_t>(high_count), task.eps);
+  T nan = 0;  // the sum of all NaN, which would vanish in comparisons
+  for_each_u([&](T u) {
+    low = u < low ? u : low;
+    high = u > high ? u : high;
+    nan += u == u ? T(0) : u;
+  });
+  nan = reduce(nan, Sum{});
+  low = reduce(low, Least{}) + nan;
+  high = reduce(high, Greatest{}) + nan;
+  int low_count = 0, high_count = 0;
+  for_each_u([&](T u) {
+    low_count += u == low ? 1 : 0;
+    high_count += u == high ? 1 : 0;
+  });
+  const auto total = [&](int count) { return static_cast<int64_t>(block_reduce(double(count), Sum{}, shared)); };
+  const int64_t all_low = total(low_count), all_high = total(high_count);
+  return minmax_statistics(low, high, all_low, all_high, task.eps);
 }
 
 template <typename T, int kLanes, typename In>
@@ -88,18 +83,15 @@ __device__ void form_row(const FormTask<In, T>& task, const PairView& pairs, int
   T* identical = task.identical + row * task.width;
   T* disparate = task.disparate != nullptr ? task.disparate + row * task.width : nullptr;
   if (!is_valid(pairs, row)) {
-    const Lanes<T, kLanes> zero{};
-    for (int64_t k = first; k < task.width; k += step) {
-      store_lanes(identical + k, zero);
-      if (disparate != nullptr) store_lanes(disparate + k, zero);
+    for (int64_t k = threadIdx.x; k < task.width; k += blockDim.x) {
+      identical[k] = std::numeric_limits<T>::quiet_NaN();
+      if (disparate != nullptr) disparate[k] = identical[k];
     }
-    if (threadIdx.x == 0) task.statistics[row] = MapStatistics<T>{};
     return;
   }
   const In* source = task.features + source_of(pairs, row) * task.width;
   const In* partner = task.features + partner_of(pairs, row) * task.width;
-  MapStatistics<T> s{};
-  if (task.width > 0) s = row_statistics<T, kLanes>(task, source, partner, shared);
+  const MapStatistics<T> s = map_statistics<T, kLanes>(task, source, partner, shared);
   if (threadIdx.x == 0) task.statistics[row] = s;
   for (int64_t k = first; k < task.width; k += step) {
     const Lanes<In, kLanes> f = load_lanes<kLanes>(source + k), p = load_lanes<kLanes>(partner + k);
@@ -139,29 +131,21 @@ __global__ void __launch_bounds__(kThreads, 4) form_rows_kernel(FormTask<In, T> 
   }
 }
 
-// As many threads as a row keeps busy.
-template <int kLanes>
-dim3 threads_for(int64_t width) {
-  const int64_t warps = (width + kWarp * kLanes - 1) / (kWarp * kLanes);
-  return dim3(static_cast<unsigned>(std::clamp<int64_t>(warps * kWarp, kWarp, kThreads)));
-}
-
 template <typename In, typename T>
 void launch(const FormTask<In, T>& task, const PairView& pairs, const RowIndex& index, bool with_rows,
             cudaStream_t stream) {
   const int64_t blocks = task.copied + (with_rows ? pairs.count : 0);
   if (blocks == 0) return;
   constexpr int kLanes = kVectorBytes / sizeof(In);
-  const dim3 grid(static_cast<unsigned>(blocks));
   const bool aligned = fits_lanes<kLanes>(task.features, task.width) &&
                        fits_lanes<kLanes>(static_cast<const T*>(task.stack), task.width) &&
                        fits_lanes<kLanes>(static_cast<const T*>(task.identical), task.width) &&
                        fits_lanes<kLanes>(static_cast<const T*>(task.disparate), task.width);
+  const dim3 threads = block_size(cdiv(task.width, aligned ? kLanes : 1), kThreads);
   if (aligned) {
-    INDEED_LAUNCH((form_rows_kernel<In, T, kLanes>), grid, threads_for<kLanes>(task.width), 0, stream, task, pairs,
-                  index);
+    INDEED_LAUNCH((form_rows_kernel<In, T, kLanes>), grid_size(blocks), threads, 0, stream, task, pairs, index);
   } else {
-    INDEED_LAUNCH((form_rows_kernel<In, T, 1>), grid, threads_for<1>(task.width), 0, stream, task, pairs, index);
+    INDEED_LAUNCH((form_rows_kernel<In, T, 1>), grid_size(blocks), threads, 0, stream, task, pairs, index);
   }
 }
 
@@ -172,7 +156,7 @@ void Device::form_stack(const Tensor& any_features, const Rows& rows, bool with_
                         T* stack, MapStatistics<T>* statistics) const {
   // Very narrow rows are computed in double whatever their type.
   const Tensor features =
-      std::is_same_v<T, double> ? as_type(any_features, ScalarType::Double) : dense(any_features);
+      std::is_same_v<T, double> ? as_type(any_features, ScalarType::Double) : contiguous(any_features);
   const int64_t batch = features.size(0), width = features.size(1);
   if (batch == 0) return rows.index(*this);
   const auto form = [&](auto sample) {

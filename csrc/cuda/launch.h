@@ -13,6 +13,7 @@
 // and nothing else: no cooperative groups, no atomics on floating point, no textures, no grid-wide barrier.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #if defined(INDEED_CUDA_EMULATION)
@@ -63,6 +64,15 @@ namespace indeed::cuda {
 
 constexpr int kWarp = 32;
 constexpr unsigned kFullMask = 0xFFFFFFFFu;
+
+constexpr int64_t cdiv(int64_t size, int64_t block) { return (size + block - 1) / block; }
+
+inline dim3 grid_size(int64_t x, int64_t y = 1) { return dim3(static_cast<unsigned>(x), static_cast<unsigned>(y)); }
+
+// Whole warps for so many items, at most `most` threads.
+inline dim3 block_size(int64_t items, int64_t most) {
+  return grid_size(std::clamp<int64_t>(cdiv(items, kWarp) * kWarp, kWarp, most));
+}
 
 // Kernels and matrix products started so far by this process.
 void count_launch();

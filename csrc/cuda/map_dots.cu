@@ -15,7 +15,7 @@ __global__ void __launch_bounds__(kThreads) map_dots_kernel(const T* features, c
   INDEED_SHARED(double, shared, kMaxWarps);
   const int64_t row = blockIdx.x;
   double dot_identical = 0, dot_disparate = 0;
-  if (rows.twin[row] != kInvalidRow) {
+  if (rows.reverse_row[row] != kInvalidRow) {
     const T* source = features + rows.source[row] * width;
     const T* formed = identical + row * width;
     const T* gradient = map_gradient + row * width;
@@ -35,7 +35,7 @@ template <typename T>
 void Device::map_dots(const T* features, const T* identical, const T* map_gradient, int64_t width, const Rows& rows,
                       RowSums* sums) const {
   if (rows.count() == 0) return;
-  INDEED_LAUNCH(map_dots_kernel<T>, dim3(static_cast<unsigned>(rows.count())), dim3(kThreads), 0, stream_, features,
+  INDEED_LAUNCH(map_dots_kernel<T>, grid_size(rows.count()), dim3(kThreads), 0, stream_, features,
                 identical, map_gradient, width, rows.view(), sums);
 }
 

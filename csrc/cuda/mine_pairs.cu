@@ -2,7 +2,6 @@
 #include "common/hash.h"
 #include "cuda/device.h"
 #include "cuda/reduce.h"
-#include "mining_arguments.h"
 
 namespace indeed::cuda {
 namespace {
@@ -11,14 +10,14 @@ constexpr int kThreads = 256;
 constexpr int kMatchingThreads = 1024;
 constexpr int32_t kNone = -1;
 
-// Packed present labels [batch, words].
+// Positive bits [batch, words].
 struct Labels {
-  const uint32_t* present;
+  const uint32_t* positive_bits;
   int64_t words;
 
   // Eqs. (1) and (2): a common label, and different label sets.
   __device__ bool compatible(int64_t i, int64_t j) const {
-    const uint32_t *a = present + i * words, *b = present + j * words;
+    const uint32_t *a = positive_bits + i * words, *b = positive_bits + j * words;
     uint32_t common = 0, different = 0;
     for (int64_t w = 0; w < words; ++w) {
       const uint32_t mine = a[w], other = b[w];
@@ -119,11 +118,10 @@ __device__ int32_t cheapest_free(const MatchingTask& task, const MatchingState& 
   }
   INDEED_UNROLL
   for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    const unsigned long long other_cost =
-        __shfl_xor_sync(kFullMask, static_cast<unsigned long long>(least), offset);
+    const uint64_t cost = __shfl_xor_sync(kFullMask, static_cast<unsigned long long>(least), offset);
     const int32_t other = __shfl_xor_sync(kFullMask, best, offset);
-    const bool better = other != kNone && (best == kNone || other_cost < least || (other_cost == least && other < best));
-    least = better ? static_cast<uint64_t>(other_cost) : least;
+    const bool better = other != kNone && (best == kNone || cost < least || (cost == least && other < best));
+    least = better ? cost : least;
     best = better ? other : best;
   }
   return best;
@@ -178,16 +176,14 @@ __global__ void __launch_bounds__(kMatchingThreads, 1) matching_kernel(MatchingT
   }
 }
 
-unsigned warps_for(int64_t count) {
-  constexpr int64_t kWarps = kThreads / kWarp;
-  return static_cast<unsigned>(std::min<int64_t>((count + kWarps - 1) / kWarps, 1 << 16));
-}
+// One warp each for so many items.
+dim3 warps_for(int64_t count) { return grid_size(std::min<int64_t>(cdiv(count, kThreads / kWarp), 1 << 16)); }
 
 void launch_matching(const Device& device, const Labels& labels, int64_t batch, const Tensor& like,
                      const int64_t* seed, bool balanced, int64_t* partner) {
   // What every GPU gives a block without asking.
   constexpr size_t kSharedBytes = 48 * 1024 - 1024;
-  const int64_t row_words = (batch + kWordBits - 1) / kWordBits, state_words = matching_words(batch, row_words);
+  const int64_t row_words = cdiv(batch, kWordBits), state_words = matching_words(batch, row_words);
   const size_t state_bytes = static_cast<size_t>(state_words) * sizeof(uint32_t);
   const bool shared = state_bytes <= kSharedBytes;
   using Scratch = Device::Scratch;
@@ -195,34 +191,32 @@ void launch_matching(const Device& device, const Labels& labels, int64_t batch, 
                             (shared ? 0 : Scratch::bytes_of<uint32_t>(state_words)));
   uint32_t* rows = scratch.take<uint32_t>(batch * row_words);
   uint32_t* state = shared ? nullptr : scratch.take<uint32_t>(state_words);
-  INDEED_LAUNCH(compatibility_kernel, dim3(warps_for(batch * row_words)), dim3(kThreads), 0, device.stream(), labels,
+  INDEED_LAUNCH(compatibility_kernel, warps_for(batch * row_words), dim3(kThreads), 0, device.stream(), labels,
                 batch, row_words, rows);
   const MatchingTask task{rows, batch, row_words, seed, balanced, state, partner};
-  const int64_t threads = std::min<int64_t>(batch * kWarp, kMatchingThreads);
-  INDEED_LAUNCH(matching_kernel, dim3(1), dim3(static_cast<unsigned>(threads)), shared ? state_bytes : 0,
+  INDEED_LAUNCH(matching_kernel, dim3(1), block_size(batch * kWarp, kMatchingThreads), shared ? state_bytes : 0,
                 device.stream(), task);
 }
 
 }  // namespace
 
-Tensor Device::mine_pairs(Tensor present_any, Tensor seed, int64_t strategy) {
-  require_mining_arguments(present_any, seed, strategy);
-  const Device device(present_any);
+Tensor Device::mine_pairs(Tensor positive_bits_any, Tensor seed, int64_t strategy) {
+  require_mining_arguments(positive_bits_any, seed, strategy);
+  const Device device(positive_bits_any);
   device.require_same("seed", seed);
-  const Tensor present = dense(present_any);
-  const int64_t batch = present.size(0);
-  const Tensor partner = empty_like_type(present, {batch}, ScalarType::Long);
+  const Tensor positive_bits = to_contiguous(positive_bits_any);
+  const int64_t batch = positive_bits.size(0);
+  const Tensor partner = empty_like_type(positive_bits, {batch}, ScalarType::Long);
   if (batch == 0) return partner;
 
-  const Labels labels{label_words(present), present.size(1)};
+  const Labels labels{label_words(positive_bits), positive_bits.size(1)};
   const int64_t* seed_data = seed.const_data_ptr<int64_t>();
   int64_t* out = partner.mutable_data_ptr<int64_t>();
   if (static_cast<Strategy>(strategy) == Strategy::kAnchor) {
-    INDEED_LAUNCH(anchor_kernel, dim3(warps_for(batch)), dim3(kThreads), 0, device.stream(), labels, batch, seed_data,
-                  out);
+    INDEED_LAUNCH(anchor_kernel, warps_for(batch), dim3(kThreads), 0, device.stream(), labels, batch, seed_data, out);
   } else {
-    launch_matching(device, labels, batch, present, seed_data, static_cast<Strategy>(strategy) == Strategy::kBalanced,
-                    out);
+    const bool balanced = static_cast<Strategy>(strategy) == Strategy::kBalanced;
+    launch_matching(device, labels, batch, positive_bits, seed_data, balanced, out);
   }
   return partner;
 }

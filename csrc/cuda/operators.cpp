@@ -1,9 +1,8 @@
 // Registration of the operators for CUDA tensors, or, in an emulated build, for the CPU tensors that stand in for them.
 #include "cuda/products.h"
-#include "identical_disparate.h"
-#include "indeed_loss.h"
-#include "registration.h"
-#include "six_way_bce.h"
+#include "operators/identical_disparate.h"
+#include "operators/registration.h"
+#include "operators/six_way_bce.h"
 
 #if defined(INDEED_CUDA_EMULATION)
 #define INDEED_DISPATCH_KEY CPU

@@ -2,8 +2,7 @@
 #pragma once
 
 #include "cuda/device.h"
-#include "fused_loss.h"
-#include "matrix.h"
+#include "operators/fused_indeed_loss.h"
 
 namespace indeed::cuda {
 
@@ -36,38 +35,42 @@ class Device::Products {
     } else if (request_.wants(kGradFeatures)) {
       stack_gradient_ = static_cast<T*>(grad_features.mutable_data_ptr());
     }
-    device_.form_stack<T>(request_.features, rows_, sizes_.stacked > sizes_.batch, request_.minmax, request_.eps, stack_,
-                          statistics);
+    device_.form_stack<T>(request_.features, rows_, maps_gradient(), request_.minmax, request_.eps, stack_, statistics);
   }
 
-  void losses(const ClassBlock<T>& block, T* bias_partials) {
-    device_.gemm(logits(block), stack().view(), weight(block).transposed(), false);
-    device_.bce_block(block.bce, rows_, sizes_.batch, bias_partials);
+  // Logits, cross-entropies and, unless null, bias_partials [bias_groups, classes].
+  void logits_and_losses(const ClassChunk<T>& chunk, T* bias_partials) {
+    logits(chunk);
+    device_.bce_epilogue(chunk.bce, rows_, sizes_.batch, bias_partials);
   }
 
-  void gradients(const ClassBlock<T>& block) {
-    if (block.grad_weight != nullptr) {
-      device_.gemm(matrix(block.grad_weight, block.bce.classes, sizes_.width), logits(block).transposed(),
+  void grad_products(const ClassChunk<T>& chunk) {
+    if (chunk.grad_weight != nullptr) {
+      device_.gemm(matrix(chunk.grad_weight, chunk.bce.classes, sizes_.width), logit_matrix(chunk).transposed(),
                    stack().view(), false);
     }
     if (!request_.wants(kGradFeatures)) return;
-    device_.gemm(matrix(stack_gradient_, sizes_.stacked, sizes_.width), logits(block).view(), weight(block).view(),
-                 !block.first);
-    if (block.last && stacks_gradient()) map_backward();
+    device_.gemm(matrix(stack_gradient_, sizes_.stacked, sizes_.width), logit_matrix(chunk).view(),
+                 weight(chunk).view(), !chunk.first);
+    if (chunk.last && stacks_gradient()) map_backward();
   }
 
  private:
   bool stacks_gradient() const { return request_.wants(kGradFeatures) && maps_gradient(); }
 
   Matrix matrix(T* data, int64_t rows, int64_t columns) const {
-    return {data, rows, columns, columns, type_of(T{}), device_.torch_device()};
+    return {data, rows, columns, type_of(T{}), device_.torch_device()};
   }
   Matrix stack() const { return matrix(stack_, sizes_.stacked, sizes_.width); }
-  Matrix logits(const ClassBlock<T>& block) const {
-    return matrix(block.bce.original, sizes_.stacked, block.bce.classes);
+  Matrix logit_matrix(const ClassChunk<T>& chunk) const {
+    return matrix(chunk.bce.original, sizes_.stacked, chunk.bce.classes);
   }
-  Matrix weight(const ClassBlock<T>& block) const {
-    return matrix(const_cast<T*>(block.weight), block.bce.classes, sizes_.width);
+  Matrix weight(const ClassChunk<T>& chunk) const {
+    return matrix(const_cast<T*>(chunk.weight), chunk.bce.classes, sizes_.width);
+  }
+
+  void logits(const ClassChunk<T>& chunk) {
+    device_.gemm(logit_matrix(chunk), stack().view(), weight(chunk).transposed(), false);
   }
 
   void map_backward() {

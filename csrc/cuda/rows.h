@@ -5,8 +5,8 @@
 
 namespace indeed::cuda {
 
-// The twin of a row whose indices lie outside the batch. Such a row is in no list, its features are never read, and
-// its loss is NaN: the error shows without a synchronisation.
+// The reverse_row of a row one of whose indices lies outside the batch. Nothing is read for it: its results and the
+// gradients of samples it names are NaN, so that the error shows without a host synchronisation.
 constexpr int64_t kInvalidRow = -2;
 
 // The rows as the pairs state them.
@@ -17,9 +17,10 @@ struct PairView {
   bool list;
 };
 
-// Where the index of the rows goes: the arrays of a RowView.
+// Where the index of the rows goes: the arrays of a RowView. Invalid rows are own rows of their source all the same,
+// and incoming rows of no sample; those without a source in the batch stand in `own` behind the rows of all samples.
 struct RowIndex {
-  int64_t *source, *partner, *twin;
+  int64_t *source, *partner, *reverse_row;
   int64_t *own_begin, *own, *incoming_begin, *incoming;
 };
 

@@ -131,12 +131,11 @@ def _object(folder: Path, source: str, flags: list[str]) -> Path:
 
 
 def operator_sources() -> list[str]:
-    """What the CUDA backend is built from: all but the CPU kernels and the Python module."""
-    found = [path for pattern in ("csrc/*.cpp", "csrc/cuda/*.cpp", "csrc/cuda/*.cu") for path in ROOT.glob(pattern)]
-    sources = sorted(path.relative_to(ROOT).as_posix() for path in found if path.name != "module.cpp")
-    if not any(source.endswith(".cu") for source in sources):
+    """What the CUDA backend is built from."""
+    found = [path for pattern in ("*.cpp", "*.cu") for path in (ROOT / "csrc/cuda").glob(pattern)]
+    if not found:
         raise Unavailable("csrc/cuda holds no kernels")
-    return sources
+    return sorted(path.relative_to(ROOT).as_posix() for path in found)
 
 
 def build(name: str, variant: str, sources: list[str]) -> Path:
@@ -190,8 +189,8 @@ def load_backend() -> ctypes.CDLL:
         # It serves CPU tensors, and must not become what the package chooses for them.
         raise Unavailable("the emulation stands beside the compiled CPU backend, which is missing")
     library = build("operators", variant_of_process(), operator_sources())
+    operators.define(NAMESPACE)
     torch.ops.load_library(str(library))
-    operators.register_fakes(NAMESPACE)
     register_backend(BACKEND, NAMESPACE, "cpu")
     return ctypes.CDLL(str(library))
 

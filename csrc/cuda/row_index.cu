@@ -1,0 +1,42 @@
+// The index of directed rows as a launch of its own.
+#include "cuda/row_index.h"
+
+#include "cuda/device.h"
+
+namespace indeed::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+__global__ void __launch_bounds__(kThreads) row_index_kernel(PairView pairs, RowIndex index) {
+  const int64_t threads = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  for (int64_t row = thread; row < pairs.count; row += threads) index_row(pairs, index, row);
+  for (int64_t sample = thread / kWarp; sample <= pairs.batch; sample += threads / kWarp) {
+    index_sample(pairs, index, sample);
+  }
+}
+
+size_t index_bytes(int64_t count, int64_t batch) {
+  return 5 * Device::Scratch::bytes_of<int64_t>(count) + 2 * Device::Scratch::bytes_of<int64_t>(batch + 1);
+}
+
+}  // namespace
+
+Device::Rows::Rows(const Device& device, const Tensor& pairs, int64_t batch)
+    : held_(contiguous(pairs)),
+      scratch_(pairs, index_bytes(require_pairs(pairs, batch), batch)),
+      pairs_{held_.const_data_ptr<int64_t>(), pairs.numel(), batch, pairs.dim() == 2} {
+  device.require_same("pairs", pairs);
+  for (int64_t** array : {&index_.source, &index_.partner, &index_.reverse_row, &index_.own, &index_.incoming}) {
+    *array = scratch_.take<int64_t>(pairs_.count);
+  }
+  for (int64_t** array : {&index_.own_begin, &index_.incoming_begin}) *array = scratch_.take<int64_t>(batch + 1);
+}
+
+void Device::Rows::index(const Device& device) const {
+  const int64_t blocks = std::min<int64_t>(pairs_.batch / (kThreads / kWarp) + 1, 1 << 16);
+  INDEED_LAUNCH(row_index_kernel, grid_size(blocks), dim3(kThreads), 0, device.stream(), pairs_, index_);
+}
+
+}  // namespace indeed::cuda

@@ -1,0 +1,168 @@
+"""The gradients of the operators: one autograd Function each, whatever the backend and the device."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .constants import GRAD_BIAS, GRAD_FEATURES, GRAD_WEIGHT, REDUCTIONS
+
+
+class LossOptions(NamedTuple):
+    """What the two losses take beside tensors, as the operators know it."""
+
+    lam_identical: float
+    lam_disparate: float
+    reduction: int
+    term_mask: int
+    norm: int = 0
+    eps: float = 0.0
+
+
+def _first_order(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+    """With ``create_graph=True``, make differentiating the gradients an error, where it would be a silent zero."""
+
+    @functools.wraps(backward)
+    def wrapper(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return backward(ctx, *upstream)
+        with torch.no_grad():
+            gradients = backward(ctx, *upstream)
+        refuse = torch._C._functions.DelayedError(
+            "indeed_ext: second derivatives are not supported by the fused kernels; use backend='reference'", 1
+        )
+        return tuple(g if g is None else refuse(g.detach().requires_grad_()) for g in gradients)
+
+    return wrapper
+
+
+class IdenticalDisparate(torch.autograd.Function):
+    """(identical, disparate) rows, eqs. (3) to (5); ``csrc/common/identical_map.h`` has the map and its backward."""
+
+    @staticmethod
+    def forward(ctx: Any, operators: Any, features: Tensor, pairs: Tensor, norm: int, eps: float):
+        ctx.save_for_backward(features, pairs)
+        ctx.operators, ctx.map = operators, (norm, eps)
+        return operators.identical_disparate.default(features, pairs, norm, eps)
+
+    @staticmethod
+    @_first_order
+    def backward(ctx: Any, grad_identical: Tensor, grad_disparate: Tensor):
+        backward = ctx.operators.identical_disparate_backward.default
+        return None, backward(grad_identical, grad_disparate, *ctx.saved_tensors, *ctx.map), None, None, None
+
+
+class SixWayBCE(torch.autograd.Function):
+    """The loss of three sets of logits."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        operators: Any,
+        logits: Tensor,
+        identical_logits: Tensor,
+        disparate_logits: Tensor,
+        positive_bits: Tensor,
+        valid_bits: Tensor | None,
+        pairs: Tensor,
+        lam: Tensor | None,
+        pos_weight: Tensor | None,
+        options: LossOptions,
+    ):
+        tensors = (logits, identical_logits, disparate_logits, positive_bits, valid_bits, pairs, lam, pos_weight)
+        ctx.save_for_backward(*tensors)
+        ctx.operators, ctx.options = operators, options
+        loss, _ = operators.six_way_bce.default(*_six_way_arguments(tensors, options))
+        return loss
+
+    @staticmethod
+    @_first_order
+    def backward(ctx: Any, grad_loss: Tensor):
+        arguments = _six_way_arguments(ctx.saved_tensors, ctx.options)
+        gradients = ctx.operators.six_way_bce_backward.default(grad_loss, *arguments)
+        needed = ctx.needs_input_grad[1:4]
+        return None, *(g if need else None for g, need in zip(gradients, needed, strict=True)), *(None,) * 6
+
+
+def _six_way_arguments(tensors: tuple[Tensor | None, ...], options: LossOptions) -> tuple[Any, ...]:
+    *rows, lam, pos_weight = tensors
+    lams = (options.lam_identical, options.lam_disparate)
+    return *rows, *lams, lam, pos_weight, options.reduction, options.term_mask
+
+
+class FusedINDeeDLoss(torch.autograd.Function):
+    """(loss, components); the gradients of a scalar loss are made in the forward and scaled in the backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        operators: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        positive_bits: Tensor,
+        valid_bits: Tensor | None,
+        pairs: Tensor,
+        lam: Tensor | None,
+        pos_weight: Tensor | None,
+        options: LossOptions,
+    ):
+        tensors = (features, weight, bias, positive_bits, valid_bits, pairs, lam, pos_weight)
+        _, of_features, of_weight, of_bias, *_ = ctx.needs_input_grad
+        ctx.output_mask = GRAD_FEATURES * of_features + GRAD_WEIGHT * of_weight + GRAD_BIAS * of_bias
+        ctx.operators, ctx.options, ctx.dtype = operators, options, features.dtype
+        if options.reduction == REDUCTIONS["none"]:
+            # The backward evaluates the rows again, with the upstream gradient as their weights.
+            loss, components, *_ = _fused(operators, tensors, options, None, 0)
+            ctx.save_for_backward(*tensors)
+        else:
+            loss, components, *gradients = _fused(operators, tensors, options, None, ctx.output_mask)
+            ctx.save_for_backward(*gradients)
+        ctx.mark_non_differentiable(components)
+        return loss, components
+
+    @staticmethod
+    @_first_order
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor):
+        if ctx.options.reduction == REDUCTIONS["none"]:
+            options = ctx.options._replace(reduction=REDUCTIONS["sum"])
+            row_weight = grad_loss.contiguous()
+            _, _, *gradients = _fused(ctx.operators, ctx.saved_tensors, options, row_weight, ctx.output_mask)
+        else:
+            gradients = _scaled(ctx.saved_tensors, grad_loss)
+        bits = (GRAD_FEATURES, GRAD_WEIGHT, GRAD_BIAS)
+        wanted = (g.to(ctx.dtype) if ctx.output_mask & bit else None for g, bit in zip(gradients, bits, strict=True))
+        return None, *wanted, *(None,) * 6
+
+
+def _fused(
+    operators: Any, tensors: tuple[Any, ...], options: LossOptions, row_weight: Tensor | None, output_mask: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    *rows, lam, pos_weight = tensors
+    o = options
+    return operators.fused_indeed_loss.default(
+        *rows, o.lam_identical, o.lam_disparate, lam, pos_weight, row_weight, o.norm, o.eps, o.reduction, o.term_mask,
+        output_mask,
+    )  # fmt: skip
+
+
+def _scaled(saved: tuple[Tensor, ...], scale: Tensor) -> list[Tensor]:
+    """Saved gradients times the upstream one: untouched where that is 1, in place where this is their only use.
+
+    A copy of the weight's gradient would be hundreds of megabytes where there are many classes.
+    """
+    if not torch.compiler.is_compiling() and not _is_batched(scale):
+        if scale.is_cpu and scale.item() == 1:
+            return list(saved)
+        if not torch._C._autograd._get_current_graph_task_keep_graph():
+            return [gradient.mul_(scale) for gradient in saved]
+    return [gradient * scale for gradient in saved]
+
+
+def _is_batched(tensor: Tensor) -> bool:
+    """Whether it stands for several, as with ``is_grads_batched=True``."""
+    return torch._C._functorch.is_legacy_batchedtensor(tensor) or torch._C._functorch.is_batchedtensor(tensor)
