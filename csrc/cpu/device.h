@@ -96,11 +96,11 @@ class Device {
 
   // Cross-entropies of the logits of three classifiers; sets the row sums.
   template <typename T>
-  void six_way(const SixWayLogits<T>& logits, const BceChunk<T>& block, const Rows& rows, int64_t batch) const {
+  void six_way(const SixWayLogits<T>& logits, const BceChunk<T>& chunk, const Rows& rows, int64_t batch) const {
     const RowView view = rows.view();
-    std::fill(block.sums, block.sums + view.count, RowSums{});
+    std::fill(chunk.sums, block.sums + view.count, RowSums{});
     parallel_rows(batch, 3 * logits.classes, [&](int64_t begin, int64_t end) {
-      row_kernels<T>().six_way(logits, block, view, begin, end);
+      row_kernels<T>().six_way(logits, chunk, view, begin, end);
     });
   }
 

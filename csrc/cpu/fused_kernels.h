@@ -13,26 +13,26 @@ constexpr int64_t kMaskBits = 64;
 
 inline int64_t mask_words(int64_t count) { return (count + kMaskBits - 1) / kMaskBits; }
 
-// A block of classes of the loss. Matrices over the stack [f; I] have B + R rows, the identical ones last.
+// A chunk of classes of the loss. Matrices over the stack [f; I] have B + R rows, the identical ones last.
 template <typename T>
 struct FusedChunk {
   const T* features;  // [B, n]
   int64_t batch, width;
-  int64_t stacked;    // B + R, or B where the blocks of eq. (5) are left out
-  const T* weight;    // [classes, n], the rows of this block
+  int64_t stacked;    // B + R, or B where both terms are left out
+  const T* weight;    // [classes, n], the rows of this chunk
   T* weight_panels;   // panel_elements(classes, n), written by pack_weight
-  bool skips_zeros;   // products pass over zeros of the stack, of which there are many
-  uint64_t* nonzero;  // [stacked, mask_words(n)]: where the stack is not zero, written with the first block, or null
-  std::atomic<bool>* weight_is_finite;  // written by pack_weight where zeros are passed over
+  bool skips_zeros;   // products skip zeros of the stack, of which there are many
+  uint64_t* nonzero;  // [stacked, mask_words(n)]: where the stack is not zero, written with the first chunk, or null
+  std::atomic<bool>* weight_is_finite;  // written by pack_weight where zeros are skipped
   BceChunk<T> bce;    // its logits: [B, classes], then [R, classes] right behind
-  T* transposed;      // [classes, stacked]: the gradients by the logits, for the product by the stack, or null
-  uint8_t* nonfinite_rows;  // [stacked]: rows of those gradients that are not finite; null where zeros are not passed over
+  T* transposed;      // [classes, stacked]: grad_logits for the product by the stack, or null
+  uint8_t* nonfinite_rows;  // [stacked]: rows of grad_logits that are not finite; null where zeros are not skipped
   bool minmax;
   double eps;
-  MapStatistics<T>* statistics;  // [R], written with the first block
-  bool first, last;              // of the blocks
+  MapStatistics<T>* statistics;  // [R], written with the first chunk
+  bool first, last;              // of the chunks
   T* grad_weight;                // [classes, n] or null
-  T* grad_features;              // [B, n] or null; written with the last block
+  T* grad_features;              // [B, n] or null; written with the last chunk
 };
 
 template <typename T>
@@ -43,14 +43,14 @@ struct FusedKernels {
   int64_t (*tile_scratch_elements)(int64_t tile);
 
   // Panels [begin, end) of the transposed weight, weight_panel_columns classes each.
-  void (*pack_weight)(const FusedChunk<T>& block, int64_t begin, int64_t end);
+  void (*pack_weight)(const FusedChunk<T>& chunk, int64_t begin, int64_t end);
   // Logits of samples [begin, end) and of the identical features of their own rows.
-  void (*logits)(const FusedChunk<T>& block, const RowView& rows, int64_t begin, int64_t end, T* scratch);
-  // From the gradients by those logits what the weight gradient needs: FusedChunk::transposed or ::nonfinite_rows.
-  void (*prepare_gradients)(const FusedChunk<T>& block, const RowView& rows, int64_t begin, int64_t end);
+  void (*logits)(const FusedChunk<T>& chunk, const RowView& rows, int64_t begin, int64_t end, T* scratch);
+  // From grad_logits what the weight gradient needs: FusedChunk::transposed or ::nonfinite_rows.
+  void (*prepare_gradients)(const FusedChunk<T>& chunk, const RowView& rows, int64_t begin, int64_t end);
   // A tile of columns, from `begin` on, of the weight and feature gradients. stack_gradient [B + R, tile] carries the
-  // products by the stack from block to block. `next` is where the tile after it begins, the width if there is none.
-  void (*grad_products)(const FusedChunk<T>& block, const RowView& rows, int64_t begin, int64_t next, int64_t tile,
+  // products by the stack from chunk to chunk. `next` is where the tile after it begins, the width if there is none.
+  void (*grad_products)(const FusedChunk<T>& chunk, const RowView& rows, int64_t begin, int64_t next, int64_t tile,
                     T* stack_gradient, T* scratch);
 };
 

@@ -9,7 +9,7 @@ constexpr int64_t kColumnTilePadding = 16;
 // Rows of the stack whose sum is formed in cache before it is added to the weight gradient.
 constexpr int64_t kStackRows = 512, kStackWords = kStackRows / kMaskBits;
 
-// The gradients by logits of samples [begin, end) and their own rows, transposed for the product by the stack.
+// grad_logits of samples [begin, end) and their own rows, transposed for the product by the stack.
 template <typename T>
 void transpose_gradients(const FusedChunk<T>& b, const RowView& rows, int64_t begin, int64_t end) {
   const int64_t classes = b.bce.classes, stride = b.bce.stride;
@@ -25,7 +25,7 @@ void transpose_gradients(const FusedChunk<T>& b, const RowView& rows, int64_t be
   }
 }
 
-// Which rows of the stack have gradients by logits that are not all finite: a product by zero is not zero there.
+// Which rows of grad_logits are not all finite: a product by zero is not zero there.
 template <typename T>
 void mark_nonfinite_rows(const FusedChunk<T>& b, const RowView& rows, int64_t begin, int64_t end) {
   for (int64_t sample = begin; sample < end; ++sample) {
@@ -148,7 +148,7 @@ struct ColumnRows {
   const uint64_t* mask(int64_t t) const { return masks + t; }
 };
 
-// The weight gradient of columns [begin, end), transposed in cache: a row of it is a sum of gradients by logits over the
+// The weight gradient of columns [begin, end), transposed in cache: a row of it is a sum of grad_logits over the
 // rows of the stack that are not zero in that column.
 template <typename T>
 void add_weight_gradient_nonzero(const FusedChunk<T>& b, const RowView& rows, int64_t row, int64_t count,

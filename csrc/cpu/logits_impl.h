@@ -5,7 +5,7 @@ namespace {
 
 // Most rows of the stack multiplied by the weight together, so that it is read that often less, and the distance between
 // them in cache, which spreads them over the sets of the first level. Where every element counts they are 48 KiB of
-// float32, near enough to the first level; where zeros are passed over, the second will do.
+// float32, near enough to the first level; where zeros are skipped, the second will do.
 constexpr int64_t kGroupRows = 256, kDenseGroupRows = 48;
 constexpr int64_t kRowPitch = kTileDepth + 16;
 
@@ -71,7 +71,7 @@ void multiply_group(const FusedChunk<T>& b, const RowGroup& group, const T* scra
   }
 }
 
-// The rows of a group as left operands of a product that passes over zeros: samples where they lie, what was formed of
+// The rows of a group as left operands of a product that skips zeros: samples where they lie, what was formed of
 // the others from scratch memory.
 template <typename T>
 struct NonzeroRows {
@@ -86,7 +86,7 @@ struct NonzeroRows {
   const uint64_t* mask(int64_t t) const { return masks[t] + column / kMaskBits; }
 };
 
-// As multiply_group, passing over zeros. Panels of as many k as fit the first-level cache are used by all rows.
+// As multiply_group, skipping zeros. Panels of as many k as fit the first-level cache are used by all rows.
 template <typename T>
 void multiply_group_nonzero(const FusedChunk<T>& b, const RowGroup& group, const T* scratch, int64_t k, int64_t depth) {
   constexpr int64_t kColumns = kSparseColumns<T>, kLanes = VectorOf<T>::kLanes;

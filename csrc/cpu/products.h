@@ -111,12 +111,12 @@ class Products {
   // Work below which a thread is not worth waking.
   static constexpr int64_t kMultiplications = 1 << 18;
   static constexpr int64_t kPackedElements = 1 << 15;
-  // Columns worked on at a time: the gradients by a tile of the stack stay in the second-level cache.
+  // Columns worked on at a time: the products by a tile of the stack stay in the second-level cache.
   static constexpr int64_t kMaxColumnTile = 64;
 
   static const FusedKernels<T>& kernels() { return fused_kernels<T>(); }
 
-  // Where zeros are passed over: rows of logits are whole vectors of any instruction set, and with no more classes than
+  // Where zeros are skipped: rows of logits are whole vectors of any instruction set, and with no more classes than
   // that there is nothing to gain.
   static constexpr int64_t kRowElements = 16, kFewClasses = 32;
   static constexpr double kManyZeros = 0.3;

@@ -13,7 +13,7 @@ struct RowKernels {
                     int64_t end, T* identical, T* disparate, MapStatistics<T>* statistics);
   // BCE of samples [begin, end) and their own rows, added to their sums; adds their bias gradient to
   // grad_bias [classes] unless null.
-  void (*bce_epilogue)(const BceChunk<T>& block, const RowView& rows, int64_t begin, int64_t end, T* grad_bias);
+  void (*bce_epilogue)(const BceChunk<T>& chunk, const RowView& rows, int64_t begin, int64_t end, T* grad_bias);
   // The same for logits of three classifiers.
   void (*six_way)(const SixWayLogits<T>& logits, const BceChunk<T>& settings, const RowView& rows, int64_t begin,
                   int64_t end);

@@ -254,7 +254,7 @@ void six_way(const SixWayLogits<T>& x, const BceChunk<T>& b, const RowView& rows
         const int64_t partner = rows.partner[row] * b.words;
         const uint32_t partner_positive = tile_bits(b.positive_bits + partner, c);
         const uint32_t both = b.valid_bits != nullptr ? valid & tile_bits(b.valid_bits + partner, c) : valid;
-        const auto block = [&](const T* in, T* gradient, uint32_t target, bool enabled, T lam, double& sum) {
+        const auto term = [&](const T* in, T* gradient, uint32_t target, bool enabled, T lam, double& sum) {
           clear(derivative);
           if (enabled) {
             load(logits, in + row * x.classes + c, count);
@@ -263,9 +263,9 @@ void six_way(const SixWayLogits<T>& x, const BceChunk<T>& b, const RowView& rows
           }
           if (b.gradients) store(derivative, gradient + row * x.classes + c, count);
         };
-        block(x.identical, x.grad_identical, positive & partner_positive, b.term_mask & kIdenticalTerm, weights.identical,
+        term(x.identical, x.grad_identical, positive & partner_positive, b.term_mask & kIdenticalTerm, weights.identical,
               sums.identical);
-        block(x.disparate, x.grad_disparate, positive & ~partner_positive, b.term_mask & kDisparateTerm, weights.disparate,
+        term(x.disparate, x.grad_disparate, positive & ~partner_positive, b.term_mask & kDisparateTerm, weights.disparate,
               sums.disparate);
       }
       if (b.gradients) store(grad_o, x.grad_original + sample * x.classes + c, count);
