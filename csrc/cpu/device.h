@@ -98,7 +98,7 @@ class Device {
   template <typename T>
   void six_way(const SixWayLogits<T>& logits, const BceChunk<T>& chunk, const Rows& rows, int64_t batch) const {
     const RowView view = rows.view();
-    std::fill(chunk.sums, block.sums + view.count, RowSums{});
+    std::fill(chunk.sums, chunk.sums + view.count, RowSums{});
     parallel_rows(batch, 3 * logits.classes, [&](int64_t begin, int64_t end) {
       row_kernels<T>().six_way(logits, chunk, view, begin, end);
     });
