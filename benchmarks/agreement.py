@@ -1,4 +1,4 @@
-"""No speed-up is quoted for a result that differs: every competitor is compared with the eager one first."""
+"""No speed-up is quoted for a result that differs: every result is compared with the eager one first."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 import indeed_ext
 from indeed_ext import reference
 
+from .baselines import COMPILE, EAGER, Loss, fused, loss_step
 from .cases import Case, Inputs
-from .competitors import EAGER, TRAINING, Loss, fused, run_step
 
 #: Largest difference of the loss, relative to it, and of a gradient, relative to its largest element.
 TOLERANCE = {
@@ -24,27 +24,23 @@ NAMES = ("loss", "gradient of features", "gradient of weight", "gradient of bias
 
 
 class Disagreement(Exception):
-    """A competitor computes something else than the eager one."""
+    """An implementation computes something else than the eager one."""
 
 
 def require_equal_losses(case: Case, inputs: Inputs, losses: Mapping[str, Loss]) -> None:
-    """Compare loss and gradients of all competitors, with the same pairs.
+    """Compare all losses and their gradients, with the same pairs.
 
     Raises:
-        Disagreement: naming competitor, case, tensor and difference.
+        Disagreement: naming implementation, case, tensor and difference.
     """
-    results = {
-        name: run_step(lambda loss=loss: loss(*inputs.leaves, inputs.labels, inputs.pairs), inputs.leaves, TRAINING)
-        for name, loss in losses.items()
-    }
-    require_equal_results(case, results)
+    require_equal_results(case, {name: loss_step(loss, inputs) for name, loss in losses.items()})
     for name in losses:
-        if case.strategy and name not in (EAGER, "compile"):
+        if case.strategy and name not in (EAGER, COMPILE):
             _require_mining_inside(case, inputs, name)
 
 
 def require_equal_results(case: Case, results: Mapping[str, tuple[Tensor, ...]]) -> None:
-    """Compare (loss, gradients...) of every competitor with the eager one's.
+    """Compare all (loss, gradients...) with the eager ones.
 
     Raises:
         Disagreement: a tensor is further away than the tolerance of the case's dtype, or not finite.
@@ -55,8 +51,8 @@ def require_equal_results(case: Case, results: Mapping[str, tuple[Tensor, ...]])
             allowed = TOLERANCE[case.dtype][min(index, 1)]
             difference = relative_difference(one, other)
             if not difference <= allowed:
-                what = NAMES[index] if index < len(NAMES) else f"result {index}"
-                raise Disagreement(f"{name} at {case}: {what} differs by {difference:.1e} (allowed {allowed:.0e})")
+                tensor = NAMES[index] if index < len(NAMES) else f"result {index}"
+                raise Disagreement(f"{name} at {case}: {tensor} differs by {difference:.1e} (allowed {allowed:.0e})")
 
 
 def relative_difference(one: Tensor, other: Tensor) -> float:
@@ -77,7 +73,7 @@ def _require_mining_inside(case: Case, inputs: Inputs, backend: str) -> None:
 
 
 def require_valid_mining(labels: Tensor, strategy: str, partners: Mapping[Hashable, Tensor]) -> None:
-    """Every competitor's partners keep the strategy's promises.
+    """All partners keep the strategy's promises.
 
     Raises:
         Disagreement: an incompatible partner, a sample left alone needlessly, or pairs that are not disjoint.

@@ -1,8 +1,9 @@
-"""What is measured: shapes, settings and inputs, the same for the suites and the report."""
+"""Shapes, settings and inputs of the measurements, the same for the suites and the report."""
 
 from __future__ import annotations
 
 import itertools
+from argparse import ArgumentTypeError
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -35,15 +36,12 @@ class Shape:
         """The inverse of ``str``.
 
         Raises:
-            ValueError: not three positive integers with ``x`` between.
+            ArgumentTypeError: not three positive integers with ``x`` between.
         """
-        try:
-            shape = Shape(*map(int, text.lower().split("x")))
-        except (TypeError, ValueError):
-            raise ValueError(f"expected BATCHxWIDTHxCLASSES, such as 128x2048x80, got {text!r}") from None
-        if min(shape.batch, shape.width, shape.classes) < 1:
-            raise ValueError(f"expected positive sizes, got {text!r}")
-        return shape
+        sizes = text.lower().split("x")
+        if len(sizes) != 3 or not all(size.isdecimal() and int(size) for size in sizes):
+            raise ArgumentTypeError(f"expected BATCHxWIDTHxCLASSES, such as 128x2048x80, got {text!r}")
+        return Shape(*map(int, sizes))
 
 
 #: From a small network on 20 classes to a wide one on 1000; 2048 is ResNet-50, 2432 TResNet-L, 4096 VGG-16.
@@ -108,7 +106,7 @@ def list_length(batch: int) -> int:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Arguments of one case; ``pairs`` serves the competitors that are given pairs."""
+    """Arguments of one case; ``pairs`` serves where pairs are given."""
 
     features: Tensor
     weight: Tensor
@@ -118,7 +116,7 @@ class Inputs:
 
     @property
     def leaves(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What gradients are taken of."""
+        """The tensors that gradients are taken of."""
         return self.features, self.weight, self.bias
 
 
@@ -138,11 +136,12 @@ def make_inputs(case: Case, seed: int = 0) -> Inputs:
     return Inputs(leaf(features), leaf(weight), leaf(bias), labels.to(case.device), pairs.to(case.device))
 
 
-def make_labels(batch: int, classes: int, generator: torch.Generator) -> Tensor:
+def make_labels(batch: int, classes: int, generator: torch.Generator | None = None) -> Tensor:
     """Sparse labels as photographs have: about three a sample, class c drawn in proportion to 1 / (c + 1).
 
     At 80 classes the first stands in about half of the samples, as people do in common data sets.
     """
+    generator = generator or torch.Generator().manual_seed(0)
     frequency = 1 / torch.arange(1, classes + 1, dtype=torch.float64)
     most = 3 * LABELS_PER_SAMPLE
     drawn = torch.multinomial(frequency, batch * most, replacement=True, generator=generator).view(batch, most)

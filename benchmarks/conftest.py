@@ -1,8 +1,8 @@
 """Options of `pytest benchmarks`: --shape and --dtype (both may be repeated) beside pytest's own -k.
 
 `pytest benchmarks -k "fused and l2 and anchor" --shape 128x2048x80 --dtype bfloat16` is one table per mode. Each table
-is one operation and setting, one line per competitor. The suites look at single operations; for ratios to quote use
-`python -m benchmarks.report`, which interleaves the competitors.
+is one operation and setting, one line per implementation. The suites look at single operations; for ratios to quote use
+`python -m benchmarks.report`, which interleaves the implementations.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header() -> str:
-    """What the tables depend on beside the machine."""
+    """The settings that the tables depend on beside the machine."""
     return f"indeed_ext backends: {', '.join(indeed_ext.available_backends())}; threads: {torch.get_num_threads()}"
 
 

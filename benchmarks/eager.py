@@ -1,4 +1,4 @@
-"""The competitor in plain PyTorch: what a user who knows PyTorch well would write for the same method.
+"""The baseline in plain PyTorch: the same method as a user who knows PyTorch well would write it.
 
 Every step is one vectorised pass: compatibility from one matrix product, one draw for all samples, the features
 stacked to ``[f; I; D]`` for one linear layer and one binary cross-entropy. Among several ways to write a step the one
@@ -41,8 +41,8 @@ def anchor(compatible: Tensor) -> Tensor:
     """The r-th compatible sample with r uniform; faster than ``torch.multinomial`` or the argmax of masked noise."""
     ranks = compatible.cumsum(1, dtype=torch.int32)
     count = ranks[:, -1]
-    wanted = (torch.rand(len(count), device=count.device) * count).to(torch.int32) + 1
-    chosen = torch.searchsorted(ranks, wanted[:, None]).squeeze(1)
+    rank = (torch.rand(len(count), device=count.device) * count).to(torch.int32) + 1
+    chosen = torch.searchsorted(ranks, rank[:, None]).squeeze(1)
     return torch.where(count > 0, chosen, torch.arange(len(count), device=count.device))
 
 

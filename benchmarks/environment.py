@@ -1,4 +1,4 @@
-"""Where numbers were measured: the columns of every CSV row and the head of the report."""
+"""The machine and the versions of a measurement: columns of every CSV row, and the head of the report."""
 
 from __future__ import annotations
 

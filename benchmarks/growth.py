@@ -5,25 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from .agreement import Disagreement, require_equal_losses
-from .cases import Case, Shape, make_inputs
-from .competitors import (
-    COMPILE,
-    EAGER,
-    FLOOR,
-    Loss,
-    compile_failure,
-    compiled_backends,
-    dynamic_compiled_loss,
-    loss_calls,
-    losses,
-)
-from .results import Report, Row, number, table, timing_rows, with_spread
-from .settings import Settings
-from .timing import measure
+from . import training
+from .baselines import COMPILE, EAGER, THREE_GEMMS, compiled_backends
+from .cases import Case, Shape
+from .results import Report, Row, Settings, cell, number, table
 
 SECTION = "growth"
-#: What doubles, from where, how often, and what stays.
+#: The size that doubles, from where, how often; the other two stay.
 CURVES = {
     "batch": (Shape(64, 512, 80), 6),
     "classes": (Shape(64, 256, 20), 12),
@@ -33,39 +21,13 @@ SYMBOL = {"batch": "B", "width": "n", "classes": "C"}
 QUICK_DOUBLINGS = 3
 
 
-def run(settings: Settings) -> Report:
+def run(settings: Settings, report: Report) -> None:
     """Every curve, for l2 and anchor mining."""
-    report = Report()
-    compiled = _compiled(settings, report)
+    settings = replace(settings, with_compile=settings.with_compile and not settings.quick)
     for axis, (start, doublings) in CURVES.items():
-        settings.say(f"  {axis}")
-        for power in range((min(doublings, QUICK_DOUBLINGS) if settings.quick else doublings) + 1):
-            shape = replace(start, **{axis: getattr(start, axis) << power})
-            _point(settings, report, Case(shape, device=settings.device), axis, compiled)
-    return report
-
-
-def _compiled(settings: Settings, report: Report) -> Loss | None:
-    if settings.quick or not settings.with_compile:
-        return None
-    compiled = dynamic_compiled_loss(Case.norm)
-    reason = compile_failure(compiled, make_inputs(Case(CURVES["batch"][0], device=settings.device)))
-    if not reason:
-        return compiled
-    report.notes.append(f"torch.compile for any shape does not work here and is left out: {reason}")
-    return None
-
-
-def _point(settings: Settings, report: Report, case: Case, axis: str, compiled: Loss | None) -> None:
-    inputs = make_inputs(case)
-    competing = losses(case, compiled)
-    try:
-        require_equal_losses(case, inputs, competing)
-    except Disagreement as error:
-        report.refusals.append(str(error))
-        return
-    calls = {key: call for key, call in loss_calls(case, inputs, competing).items() if key.pairs != "given"}
-    report.rows += timing_rows(SECTION, case, measure(calls, settings.effort, settings.device), axis)
+        sizes = [getattr(start, axis) << power for power in range(doublings + 1)]
+        shapes = [replace(start, **{axis: size}) for size in sizes[: QUICK_DOUBLINGS + 1 if settings.quick else None]]
+        training.time_cases(report, SECTION, [Case(shape, device=settings.device) for shape in shapes], settings, axis)
 
 
 # ------------------------------------------------------------------------ rendering
@@ -76,6 +38,11 @@ def curve(rows: Sequence[Row], axis: str) -> list[Row]:
     return [row for row in rows if row.section == SECTION and row.note == axis]
 
 
+def fixed_sizes(axis: str) -> str:
+    """The two sizes that stay along an axis."""
+    return ", ".join(f"{SYMBOL[name]} = {getattr(CURVES[axis][0], name)}" for name in CURVES if name != axis)
+
+
 def render(rows: Sequence[Row], device: str) -> str:
     """One table per axis; for each backend the factor by which time grew since the line before."""
     parts = [
@@ -84,11 +51,10 @@ def render(rows: Sequence[Row], device: str) -> str:
         "at half the size (target: at most 2, but for noise; mining alone is quadratic in the batch). *compile* is "
         "here one compilation for all shapes (`dynamic=True`).\n",
     ]
-    for axis, (start, _) in CURVES.items():
+    for axis in CURVES:
         chosen = curve(rows, axis)
         if chosen:
-            fixed = ", ".join(f"{SYMBOL[name]} = {getattr(start, name)}" for name in CURVES if name != axis)
-            parts += [f"### {axis.capitalize()}, at {fixed}\n", _table(chosen, axis, device) + "\n"]
+            parts += [f"### {axis.capitalize()}, at {fixed_sizes(axis)}\n", _table(chosen, axis, device) + "\n"]
     return "\n".join(parts)
 
 
@@ -96,17 +62,15 @@ def _table(rows: Sequence[Row], axis: str, device: str) -> str:
     points: dict[int, dict[str, Row]] = {}
     for row in rows:
         points.setdefault(getattr(row.case.shape, axis), {})[row.key.name] = row
-    backends = compiled_backends(device)
-    names = [name for name in (EAGER, COMPILE, *backends, FLOOR) if any(name in found for found in points.values())]
-    growing = [*backends, FLOOR]
+    growing = [*compiled_backends(device), THREE_GEMMS]
+    names = [name for name in (EAGER, COMPILE, *growing) if any(name in found for found in points.values())]
     header = [SYMBOL[axis], *(f"{name} [ms]" for name in names), *(f"{name}: growth" for name in growing)]
     lines, before = [], {}
     for size, found in points.items():
-        times = [with_spread(found[name].value if name in found else None) for name in names]
         growth = [
             f"{number(found[name].value.median / before[name].value.median)}x" if name in before else ""
             for name in growing
         ]
-        lines.append([f"{size:,}", *times, *growth])
+        lines.append([f"{size:,}", *(cell(found.get(name)) for name in names), *growth])
         before = found
     return table(header, lines)

@@ -1,19 +1,19 @@
 """Extra memory of one loss with gradients, beyond its inputs and the gradients themselves.
 
-On a CPU every competitor runs in a fresh process of its own, and what counts is resident memory:
+On a CPU every implementation runs in a fresh process of its own, and what counts is resident memory:
 
 1. The inputs are made, and the same code runs once on a tiny shape, so that libraries, thread pools and compiled code
    are loaded. The allocator hands back what it holds for later (``malloc_trim``), or the loss could draw on it unseen.
-2. The baseline is the resident memory now. Linux is told to start the process's high-water mark anew from here
+2. The resident memory is read. Linux is told to start the process's high-water mark anew from here
    (``/proc/self/clear_refs``), so that memory that making the inputs needed for a moment does not count.
 3. The loss runs with gradients. The kernel itself keeps the high-water mark, so no peak is too short to be seen, as it
    would be by a thread that samples.
-4. Extra = high-water mark - baseline - bytes of the gradients.
+4. Extra = high-water mark - resident memory before - bytes of the gradients.
 
 Where the high-water mark cannot be started anew, a thread samples the resident memory every millisecond instead; the
 method is named in the result. On a GPU it is the allocator's peak (``torch.cuda.max_memory_allocated``) less the same.
 
-``python -m benchmarks.memory --help`` measures one competitor.
+``python -m benchmarks.memory --help`` measures one implementation.
 """
 
 from __future__ import annotations
@@ -32,10 +32,9 @@ from pathlib import Path
 import torch
 
 from . import ROOT
-from .cases import Case, Inputs, Shape, make_inputs
-from .competitors import EAGER, TRAINING, Key, compiled_backends, losses, run_step
-from .results import Report, Row, number, table
-from .settings import Settings
+from .baselines import EAGER, Key, compiled_backends, loss_step, losses
+from .cases import Case, Shape, make_inputs
+from .results import Report, Row, Settings, number, table
 from .timing import Spread
 
 SECTION = "memory"
@@ -43,6 +42,7 @@ SHAPE = Shape(256, 768, 131_072)
 QUICK_SHAPE = Shape(256, 768, 16_384)
 WARM_UP_SHAPE = Shape(8, 16, 40)
 TARGET = "≤ 64 MiB"
+METRICS = ("extra", "inputs", "gradients")
 MIB = 1 << 20
 #: Losses of two processes agree to this, relatively; elementwise agreement is checked at smaller shapes.
 LOSS_TOLERANCE = 1e-5
@@ -50,7 +50,7 @@ LOSS_TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Peak:
-    """What a child process reports, in bytes."""
+    """The report of a child process, in bytes."""
 
     extra: int
     inputs: int
@@ -63,21 +63,15 @@ class Peak:
 
 
 def measure_here(name: str, shape: Shape, device: str) -> Peak:
-    """The peak of one competitor in this process, which should be a fresh one."""
+    """The peak of one implementation in this process, which should be a fresh one."""
     case = Case(shape, device=device)
-    warm_up = Case(WARM_UP_SHAPE, device=device)
-    inputs = make_inputs(case)
-    _step(name, warm_up, make_inputs(warm_up))
+    inputs, function = make_inputs(case), losses(case)[name]
+    loss_step(function, make_inputs(Case(WARM_UP_SHAPE, device=device)))
     watch = _watch_device if torch.device(device).type == "cuda" else _watch_resident
-    growth, (loss, *gradients), method = watch(lambda: _step(name, case, inputs))
+    growth, (loss, *gradients), method = watch(lambda: loss_step(function, inputs))
     gradient_bytes = sum(gradient.nbytes for gradient in gradients)
     input_bytes = sum(tensor.nbytes for tensor in (*inputs.leaves, inputs.labels, inputs.pairs))
     return Peak(growth - gradient_bytes, input_bytes, gradient_bytes, float(loss), method)
-
-
-def _step(name: str, case: Case, inputs: Inputs) -> tuple[torch.Tensor, ...]:
-    loss = losses(case)[name]
-    return run_step(lambda: loss(*inputs.leaves, inputs.labels, inputs.pairs), inputs.leaves, TRAINING)
 
 
 Step = Callable[[], tuple[torch.Tensor, ...]]
@@ -146,7 +140,7 @@ class _Sampler:
 
 
 def measure_in_child(name: str, shape: Shape, device: str) -> Peak:
-    """The peak of one competitor in a fresh process.
+    """The peak of one implementation in a fresh process.
 
     Raises:
         RuntimeError: the process failed, with the end of what it said.
@@ -162,9 +156,8 @@ def measure_in_child(name: str, shape: Shape, device: str) -> Peak:
 # -------------------------------------------------------------------------- section
 
 
-def run(settings: Settings) -> Report:
+def run(settings: Settings, report: Report) -> None:
     """Eager and every backend, one after the other."""
-    report = Report()
     case = Case(QUICK_SHAPE if settings.quick else SHAPE, device=settings.device)
     expected = None
     for name in (EAGER, *compiled_backends(settings.device)):
@@ -176,40 +169,38 @@ def run(settings: Settings) -> Report:
             continue
         expected = peak.loss if expected is None else expected
         if not abs(peak.loss - expected) <= LOSS_TOLERANCE * abs(expected):
-            report.refusals.append(f"{name} at {case}: its loss {peak.loss} is not eager's {expected}")
+            report.errors.append(f"{name} at {case}: its loss {peak.loss} is not eager's {expected}")
             continue
-        for metric, size in (("extra", peak.extra), ("inputs", peak.inputs), ("gradients", peak.gradients)):
-            value = Spread.single(size / MIB)
+        for metric in METRICS:
+            size = Spread.single(getattr(peak, metric) / MIB)
             report.rows.append(
-                Row(SECTION, case, Key(name, "given"), f"{metric} memory", "MiB", value, {}, peak.method)
+                Row(SECTION, case, Key(name, "given"), f"{metric} memory", "MiB", size, note=peak.method)
             )
-    return report
 
 
 def render(rows: Sequence[Row], device: str) -> str:
-    """One line per competitor."""
-    found: dict[str, dict[str, Row]] = {}
+    """One line per implementation."""
+    lines: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        found.setdefault(row.key.name, {})[row.metric] = row
-    metrics = ("extra memory", "inputs memory", "gradients memory")
-    lines = [
-        [name, *(number(each[m].value.median) for m in metrics), each[metrics[0]].note] for name, each in found.items()
-    ]
-    shape = rows[0].case.shape if rows else SHAPE
+        lines.setdefault((row.key.name, row.note), []).append(number(row.value.median))
     return "\n".join(
         (
             "## Memory\n",
-            f"Peak memory of forward and backward at {shape} (batch x width x classes) beyond inputs and gradients "
-            f"(target: {TARGET}), each in a fresh process; see `benchmarks/memory.py` for the method.\n",
-            table(["", "extra [MiB]", "inputs [MiB]", "gradients [MiB]", "method"], lines) + "\n",
+            f"Peak memory of forward and backward at {rows[0].case.shape} (batch x width x classes) beyond inputs and "
+            f"gradients (target: {TARGET}), each in a fresh process; see `benchmarks/memory.py` for the method.\n",
+            table(
+                ["", *(f"{metric} [MiB]" for metric in METRICS), "method"],
+                [[name, *sizes, method] for (name, method), sizes in lines.items()],
+            )
+            + "\n",
         )
     )
 
 
 def main() -> None:
-    """Print one competitor's peak as JSON."""
+    """Print one implementation's peak as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=main.__doc__)
-    parser.add_argument("competitor", help="eager, or a backend such as cpu")
+    parser.add_argument("implementation", help="eager, or a backend such as cpu")
     parser.add_argument(
         "--shape", type=Shape.parse, default=SHAPE, help="batch x width x classes (default %(default)s)"
     )
@@ -218,7 +209,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    print(json.dumps(asdict(measure_here(options.competitor, options.shape, options.device))))
+    print(json.dumps(asdict(measure_here(options.implementation, options.shape, options.device))))
 
 
 if __name__ == "__main__":

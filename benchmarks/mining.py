@@ -1,20 +1,16 @@
-"""Mining by itself: against plain PyTorch at a usual batch, against the loss's floor at large ones."""
+"""Mining by itself: against plain PyTorch at a usual batch, against the loss's three GEMMs at large ones."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from functools import partial
-
-import torch
 
 import indeed_ext
 
 from .agreement import Disagreement, require_valid_mining
+from .baselines import EAGER, THREE_GEMMS, Call, Key, compiled_backends, mining_call, three_gemms
 from .cases import STRATEGIES, Case, Shape, make_labels
-from .competitors import EAGER, FLOOR, Key, compiled_backends, floor_call, mining_calls
-from .results import OF_FLOOR, OVER_EAGER, Report, Row, table, timing_rows, with_spread
-from .settings import Settings
+from .results import OVER_EAGER, TO_THREE_GEMMS, Report, Row, Settings, cell, table, timing_rows
 from .timing import measure
 
 SECTION = "mining"
@@ -24,60 +20,47 @@ LARGE_CLASSES = (80, 10_000)
 #: The loss that large mining is compared with.
 LOSS_WIDTH, LOSS_CLASSES = 2048, 80
 #: Checking partners takes a matrix product of B x C x B.
-MOST_CLASSES_CHECKED = 1000
+MAX_CLASSES_CHECKED = 1000
+FLOAT, PACKED = "float labels", "packed labels"
 
 
-def run(settings: Settings) -> Report:
+def run(settings: Settings, report: Report) -> None:
     """Both comparisons; a large batch is timed from float labels and from words packed before."""
-    report = Report()
-    _usual(settings, report)
+    backends = compiled_backends(settings.device)
+    _time(settings, report, *USUAL, (FLOAT,), (EAGER, *backends), {})
+    products = three_gemms(Case(Shape(LARGE_BATCH, LOSS_WIDTH, LOSS_CLASSES), device=settings.device))
     for classes in LARGE_CLASSES[: 1 if settings.quick else None]:
-        _large(settings, report, classes)
-    return report
+        _time(settings, report, LARGE_BATCH, classes, (FLOAT, PACKED), backends, {Key(THREE_GEMMS): products})
 
 
-def _labels(batch: int, classes: int, device: str) -> torch.Tensor:
-    return make_labels(batch, classes, torch.Generator().manual_seed(0)).to(device)
-
-
-def _usual(settings: Settings, report: Report) -> None:
-    labels = _labels(*USUAL, settings.device)
-    for strategy in STRATEGIES:
-        settings.say(f"  {strategy}, batch {USUAL[0]}, {USUAL[1]} classes")
-        calls = mining_calls(labels, strategy)
+def _time(
+    settings: Settings,
+    report: Report,
+    batch: int,
+    classes: int,
+    notes: Sequence[str],
+    names: Sequence[str],
+    shared: dict[Key, Call],
+) -> None:
+    """Time all strategies; ``shared`` is measured once for all of them."""
+    settings.say(f"  all strategies, batch {batch}, {classes} classes")
+    labels = make_labels(batch, classes).to(settings.device)
+    given = {FLOAT: labels, PACKED: indeed_ext.pack_labels(labels)}
+    calls: dict[tuple[str, str], dict[Key, Call]] = {}
+    for strategy, note in itertools.product(STRATEGIES, notes):
+        own = {Key(name): mining_call(name, given[note], strategy, classes) for name in names}
         try:
-            require_valid_mining(labels, strategy, {key: call() for key, call in calls.items()})
+            if classes <= MAX_CLASSES_CHECKED:
+                require_valid_mining(labels, strategy, {f"{key} from {note}": call() for key, call in own.items()})
+            calls[strategy, note] = own
         except Disagreement as error:
-            report.refusals.append(str(error))
-            continue
-        case = Case(Shape(USUAL[0], 0, USUAL[1]), "", strategy, labels.dtype, settings.device)
-        report.rows += timing_rows(SECTION, case, measure(calls, settings.effort, settings.device), "float labels")
-
-
-def _large(settings: Settings, report: Report, classes: int) -> None:
-    device = settings.device
-    settings.say(f"  all strategies, batch {LARGE_BATCH}, {classes} classes")
-    labels = _labels(LARGE_BATCH, classes, device)
-    given = {"float labels": labels, "packed labels": indeed_ext.pack_labels(labels)}
-    calls = {
-        (strategy, note, Key(name)): partial(
-            indeed_ext.mine_pairs, given[note], strategy=strategy, num_classes=classes, backend=name
-        )
-        for strategy, note, name in itertools.product(STRATEGIES, given, compiled_backends(device))
-    }
-    if classes <= MOST_CLASSES_CHECKED:
-        try:
-            for (strategy, note, key), call in calls.items():
-                require_valid_mining(labels, strategy, {f"{key} from {note}": call()})
-        except Disagreement as error:
-            report.refusals.append(str(error))
-            return
-    floor = floor_call(Case(Shape(LARGE_BATCH, LOSS_WIDTH, LOSS_CLASSES), device=device))
-    seconds = measure({**calls, FLOOR: floor}, settings.effort, device)
-    for strategy, note in itertools.product(STRATEGIES, given):
-        case = Case(Shape(LARGE_BATCH, 0, classes), "", strategy, labels.dtype, device)
-        own = {key[2]: times for key, times in seconds.items() if key[:2] == (strategy, note)}
-        report.rows += timing_rows(SECTION, case, {**own, Key(FLOOR): seconds[FLOOR]}, note)
+            report.errors.append(str(error))
+    every = {(*group, key): call for group, own in calls.items() for key, call in own.items()}
+    seconds = measure({**every, **shared}, settings.effort, settings.device)
+    for (strategy, note), own in calls.items():
+        case = Case(Shape(batch, 0, classes), "", strategy, labels.dtype, settings.device)
+        times = {key: seconds[strategy, note, key] for key in own} | {key: seconds[key] for key in shared}
+        report.rows += timing_rows(SECTION, case, times, note)
 
 
 # ------------------------------------------------------------------------ rendering
@@ -85,61 +68,29 @@ def _large(settings: Settings, report: Report, classes: int) -> None:
 
 def render(rows: Sequence[Row], device: str) -> str:
     """Two tables."""
-    usual = [row for row in rows if row.case.shape.batch == USUAL[0]]
-    large = [row for row in rows if row.case.shape.batch == LARGE_BATCH]
+    by_case: dict[tuple[Case, str], dict[str, Row]] = {}
+    for row in rows:
+        by_case.setdefault((row.case, row.note), {})[row.key.name] = row
+    names = compiled_backends(device)
+    usual, large = [], []
+    for (case, note), found in by_case.items():
+        if EAGER in found:
+            times = [cell(found[name]) for name in (EAGER, *names)]
+            usual.append([case.pairing, *times, *(cell(found[name], OVER_EAGER) for name in names)])
+            continue
+        for name in names:
+            times = [cell(found[name]), cell(found[THREE_GEMMS]), cell(found[name], TO_THREE_GEMMS)]
+            large.append([f"{case.shape.classes:,}", case.pairing, note.removesuffix(" labels"), name, *times])
+    header = ["strategy", *(f"{name} [ms]" for name in (EAGER, *names)), *(f"{n}: faster than eager" for n in names)]
+    large_header = ["classes", "strategy", "labels", "backend", "time [ms]", "three_gemms [ms]", "ratio"]
     return "\n".join(
         (
             "## Mining\n",
             f"Batch {USUAL[0]}, {USUAL[1]} classes, from float labels, against vectorised PyTorch (target: ≥ 10 times "
             "faster). All partners were checked: compatible, nobody left alone needlessly, matchings disjoint.\n",
-            _usual_table(usual, device) + "\n",
-            f"Batch {LARGE_BATCH}, against the floor of a loss over ({LARGE_BATCH}, {LOSS_WIDTH}, {LOSS_CLASSES}) "
-            "(target: anchor ≤ 0.05 of it). Float labels are packed as part of the call; packed ones were before.\n",
-            _large_table(large, device) + "\n",
+            table(header, usual) + "\n",
+            f"Batch {LARGE_BATCH}, against the three GEMMs of a loss over ({LARGE_BATCH}, {LOSS_WIDTH}, {LOSS_CLASSES})"
+            " (target: anchor ≤ 0.05 of them). Float labels are packed as part of the call; packed ones were before.\n",
+            table(large_header, large) + "\n",
         )
-    )
-
-
-def _find(rows: Sequence[Row], name: str, **attributes: object) -> Row | None:
-    matching = (
-        row for row in rows
-        if row.key.name == name and all(getattr(row.case, key) == value for key, value in attributes.items())
-    )  # fmt: skip
-    return next(matching, None)
-
-
-def _usual_table(rows: Sequence[Row], device: str) -> str:
-    names = compiled_backends(device)
-    lines = []
-    for strategy in dict.fromkeys(row.case.pairing for row in rows):
-        found = [_find(rows, name, pairing=strategy) for name in (EAGER, *names)]
-        lines.append(
-            [
-                strategy,
-                *(with_spread(row.value if row else None) for row in found),
-                *(with_spread(row.ratios.get(OVER_EAGER) if row else None) for row in found[1:]),
-            ]
-        )
-    header = ["strategy", *(f"{name} [ms]" for name in (EAGER, *names)), *(f"{n}: faster than eager" for n in names)]
-    return table(header, lines)
-
-
-def _large_table(rows: Sequence[Row], device: str) -> str:
-    header = ["classes", "strategy", "labels", "backend", "time [ms]", "floor [ms]", "of the floor"]
-    floors = {(row.case, row.note): row for row in rows if row.key.name == FLOOR}
-    return table(
-        header,
-        [
-            [
-                f"{row.case.shape.classes:,}",
-                row.case.pairing,
-                row.note.removesuffix(" labels"),
-                row.key.name,
-                with_spread(row.value),
-                with_spread(floors[row.case, row.note].value),
-                with_spread(row.ratios.get(OF_FLOOR)),
-            ]
-            for row in rows
-            if row.key.name in compiled_backends(device)
-        ],
     )

@@ -1,8 +1,8 @@
 """Measures everything in one process and writes report.md, results.csv and the plots.
 
-Sections: training (forward and backward of the loss at all shapes), dense (the same on features without zeros),
-mining, growth (time as a size doubles), memory (peak beyond inputs and gradients, in fresh processes) and threads
-(whether their number changes results).
+Sections: training (forward and backward of the loss at all shapes), nonzero_features (the same on features without
+zeros), mining, growth (time as a size doubles), memory (peak beyond inputs and gradients, in fresh processes) and
+threads (whether their number changes results).
 """
 
 from __future__ import annotations
@@ -16,21 +16,20 @@ from pathlib import Path
 
 import torch
 
-from . import dense, growth, memory, mining, threads, training
+from . import growth, memory, mining, nonzero_features, threads, training
+from .baselines import compiled_backends
 from .cases import SHAPES, Shape
-from .competitors import compiled_backends
 from .environment import describe
-from .results import Report, table, write_csv
-from .settings import Settings
+from .results import Report, Settings, table, write_csv
 from .timing import Effort
 
-SECTIONS = {module.SECTION: module for module in (training, dense, mining, growth, memory, threads)}
+SECTIONS = {module.SECTION: module for module in (training, nonzero_features, mining, growth, memory, threads)}
 QUICK_SHAPES = (Shape(64, 512, 20), Shape(128, 2048, 80))
-QUICK_EFFORT = Effort(rounds=7, seconds=0.7, fewest=3)
+QUICK_EFFORT = Effort(rounds=7, seconds=0.7, min_rounds=3)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the chosen sections; 1 where a competitor's results were wrong, so that its times are missing."""
+    """Run the chosen sections; 1 where results were wrong, so that times are missing."""
     options = _parser().parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -44,12 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.sections:
         settings.say(f"{name}:")
         start = time.perf_counter()
-        reports[name] = SECTIONS[name].run(settings)
+        reports[name] = Report()
+        SECTIONS[name].run(settings, reports[name])
         settings.say(f"  {time.perf_counter() - start:.0f} s")
         # After every section, so that an interrupted run leaves what it has.
         _write(options.output, reports, environment, settings)
     settings.say(f"written to {options.output}: {', '.join(sorted(path.name for path in options.output.iterdir()))}")
-    return 1 if any(report.refusals for report in reports.values()) else 0
+    return 1 if any(report.errors for report in reports.values()) else 0
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=_positive, metavar="N", help="most rounds per case (default 21; quick: 7)")
     parser.add_argument(
         "--shapes",
-        type=_shape,
+        type=Shape.parse,
         nargs="+",
         metavar="BxNxC",
         help=f"batch x feature width x classes (default {' '.join(map(str, SHAPES))})",
@@ -106,13 +106,6 @@ def _positive(text: str) -> int:
     return value
 
 
-def _shape(text: str) -> Shape:
-    try:
-        return Shape.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
 # -------------------------------------------------------------------------- writing
 
 
@@ -132,8 +125,8 @@ def _write(folder: Path, reports: Mapping[str, Report], environment: Mapping[str
     for name, report in reports.items():
         if report.rows:
             parts.append(SECTIONS[name].render(report.rows, settings.device))
-        parts += [f"**Refused, as the results differ:** {text}\n" for text in report.refusals]
-        parts += [f"Note: {text}\n" for text in report.notes]
+        parts += [f"**Not timed, as the results differ:** {text}\n" for text in report.errors]
+        parts += [f"Note: {text}\n" for text in dict.fromkeys(report.notes)]
     if pictures:
         parts.append("## Plots\n")
         parts += [f"![{picture.stem.replace('_', ' ')}]({picture.name})\n" for picture in pictures]
@@ -143,7 +136,7 @@ def _write(folder: Path, reports: Mapping[str, Report], environment: Mapping[str
 def _how(settings: Settings) -> str:
     kind = " This is a quick run: few rounds, short curves." if settings.quick else ""
     return (
-        f"Up to {settings.effort.rounds} interleaved rounds: in each, every competitor runs once, in random order, "
+        f"Up to {settings.effort.rounds} interleaved rounds: in each, every implementation runs once, in random order, "
         "with the garbage collector off and after a warm-up. Ratios are taken within a round, then the median and, in "
         "square brackets, the quartiles over rounds. Float32, classifier with bias, about three labels a sample."
         f"{kind}\n"

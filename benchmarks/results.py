@@ -1,4 +1,4 @@
-"""One row per measured number: what the tables, plots and the CSV are made from."""
+"""A section's settings and its results: one row per measured number, for the tables, the plots and the CSV."""
 
 from __future__ import annotations
 
@@ -9,18 +9,30 @@ from pathlib import Path
 
 import numpy as np
 
-from .cases import Case, dtype_name
-from .competitors import COMPILE, EAGER, FLOOR, Key
-from .timing import Spread
+from .baselines import COMPILE, EAGER, THREE_GEMMS, Key
+from .cases import Case, Shape, dtype_name
+from .timing import Effort, Spread
 
-#: How many times faster than ..., and how many times the floor's time.
-OVER_EAGER, OVER_COMPILE, OF_FLOOR = "speedup_over_eager", "speedup_over_compile", "ratio_to_floor"
-RATIOS = (OVER_EAGER, OVER_COMPILE, OF_FLOOR)
+#: How many times faster than ..., and how many times as long as the three GEMMs.
+OVER_EAGER, OVER_COMPILE, TO_THREE_GEMMS = "speedup_over_eager", "speedup_over_compile", "ratio_to_three_gemms"
+RATIOS = (OVER_EAGER, OVER_COMPILE, TO_THREE_GEMMS)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of ``python -m benchmarks.report`` that sections look at."""
+
+    shapes: tuple[Shape, ...]
+    effort: Effort
+    device: str = "cpu"
+    quick: bool = False
+    with_compile: bool = True
+    say: Callable[[str], None] = print
 
 
 @dataclass(frozen=True)
 class Row:
-    """A number of one competitor at one case."""
+    """A number of one implementation at one case."""
 
     section: str
     case: Case
@@ -34,15 +46,15 @@ class Row:
 
 @dataclass
 class Report:
-    """What a section hands over: its rows, and sentences about what could not be measured."""
+    """The rows of a section, wrong results, and sentences about what could not be measured."""
 
     rows: list[Row] = field(default_factory=list)
-    refusals: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 def timing_rows(section: str, case: Case, seconds: Mapping[Key, np.ndarray], note: str = "") -> list[Row]:
-    """Milliseconds of every competitor, with its ratios to the eager, compiled and floor times that are there."""
+    """Milliseconds of every implementation, with its ratios to those of the baselines that are there."""
     return [
         Row(section, case, key, "time", "ms", Spread.of(samples * 1e3), _ratios(key, seconds), note)
         for key, samples in seconds.items()
@@ -51,14 +63,11 @@ def timing_rows(section: str, case: Case, seconds: Mapping[Key, np.ndarray], not
 
 def _ratios(key: Key, seconds: Mapping[Key, np.ndarray]) -> dict[str, Spread]:
     """Taken round by round."""
-    own, ratios = seconds[key], {}
-    for name, rival, ratio in (
-        (OVER_EAGER, Key(EAGER, key.pairs), lambda rival: rival / own),
-        (OVER_COMPILE, Key(COMPILE, key.pairs), lambda rival: rival / own),
-        (OF_FLOOR, Key(FLOOR), lambda rival: own / rival),
-    ):
-        if rival in seconds and rival != key:
-            ratios[name] = Spread.of(ratio(seconds[rival]))
+    ratios = {}
+    for name, baseline in zip(RATIOS, (Key(EAGER, key.pairs), Key(COMPILE, key.pairs), Key(THREE_GEMMS)), strict=True):
+        if baseline in seconds and baseline != key:
+            speedup = seconds[baseline] / seconds[key]
+            ratios[name] = Spread.of(1 / speedup if name == TO_THREE_GEMMS else speedup)
     return ratios
 
 
@@ -86,38 +95,41 @@ def with_spread(spread: Spread | None) -> str:
     return f"{number(spread.median)} [{number(spread.lower)}, {number(spread.upper)}]"
 
 
+def cell(row: Row | None, ratio: str = "") -> str:
+    """The value of a row, or one of its ratios."""
+    return with_spread(row and (row.ratios.get(ratio) if ratio else row.value))
+
+
 # ------------------------------------------------------------------------------ CSV
 
 
 def write_csv(path: Path, rows: Sequence[Row], environment: Mapping[str, str]) -> None:
     """Every row with the device and versions it was measured on, so that files can be joined."""
-    columns: dict[str, Callable[[Row], object]] = {
-        "section": lambda row: row.section,
-        "competitor": lambda row: row.key.name,
-        "pairs": lambda row: row.key.pairs,
-        "batch": lambda row: row.case.shape.batch,
-        "width": lambda row: row.case.shape.width,
-        "classes": lambda row: row.case.shape.classes,
-        "norm": lambda row: row.case.norm,
-        "pairing": lambda row: row.case.pairing,
-        "dtype": lambda row: dtype_name(row.case.dtype),
-        "zeros": lambda row: row.case.zeros,
-        "note": lambda row: row.note,
-        "metric": lambda row: row.metric,
-        "unit": lambda row: row.unit,
-        "rounds": lambda row: row.value.rounds,
-        **_spread_columns("", lambda row: row.value),
-    }
-    for name in RATIOS:
-        columns |= _spread_columns(f"{name}_", lambda row, name=name: row.ratios.get(name))
+    records = [{**_record(row), **environment} for row in rows]
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*columns, *environment])
-        writer.writerows([*(read(row) for read in columns.values()), *environment.values()] for row in rows)
+        writer = csv.DictWriter(file, records[0] if records else ())
+        writer.writeheader()
+        writer.writerows(records)
 
 
-def _spread_columns(prefix: str, read: Callable[[Row], Spread | None]) -> dict[str, Callable[[Row], object]]:
-    def part(name: str) -> Callable[[Row], object]:
-        return lambda row: "" if read(row) is None else f"{getattr(read(row), name):.6g}"
-
-    return {f"{prefix}median": part("median"), f"{prefix}q1": part("lower"), f"{prefix}q3": part("upper")}
+def _record(row: Row) -> dict[str, object]:
+    record = {
+        "section": row.section,
+        "implementation": row.key.name,
+        "pairs": row.key.pairs,
+        "batch": row.case.shape.batch,
+        "width": row.case.shape.width,
+        "classes": row.case.shape.classes,
+        "norm": row.case.norm,
+        "pairing": row.case.pairing,
+        "dtype": dtype_name(row.case.dtype),
+        "zeros": row.case.zeros,
+        "note": row.note,
+        "metric": row.metric,
+        "unit": row.unit,
+        "rounds": row.value.rounds,
+    }
+    for prefix, spread in (("", row.value), *((f"{name}_", row.ratios.get(name)) for name in RATIOS)):
+        for column, attribute in (("median", "median"), ("q1", "lower"), ("q3", "upper")):
+            record[prefix + column] = f"{getattr(spread, attribute):.6g}" if spread else ""
+    return record

@@ -10,10 +10,9 @@ from torch import Tensor
 import indeed_ext
 
 from .agreement import NAMES, relative_difference
+from .baselines import Key, compiled_backends, loss_step, losses
 from .cases import NORMS, Case, Inputs, Shape, make_inputs
-from .competitors import TRAINING, Key, compiled_backends, losses, run_step
-from .results import Report, Row, table
-from .settings import Settings
+from .results import Report, Row, Settings, table
 from .timing import Spread
 
 SECTION = "threads"
@@ -22,12 +21,11 @@ UNITS = ("ulp", "of the largest element")
 SHAPES = (Shape(64, 512, 20), Shape(128, 2048, 80), Shape(512, 2048, 80))
 
 
-def run(settings: Settings) -> Report:
+def run(settings: Settings, report: Report) -> None:
     """Loss, gradients and mined partners with every number of threads, against those with one."""
-    report = Report()
     if torch.device(settings.device).type != "cpu":
         report.notes.append("thread counts matter on a CPU only")
-        return report
+        return
     shapes = [shape for shape in settings.shapes if shape in SHAPES] or settings.shapes[:1]
     before = torch.get_num_threads()
     try:
@@ -38,7 +36,6 @@ def run(settings: Settings) -> Report:
                 _compare(report, case, inputs, backend)
     finally:
         torch.set_num_threads(before)
-    return report
 
 
 def _compare(report: Report, case: Case, inputs: Inputs, backend: str) -> None:
@@ -57,8 +54,7 @@ def _compare(report: Report, case: Case, inputs: Inputs, backend: str) -> None:
 
 
 def _results(case: Case, inputs: Inputs, backend: str) -> dict[str, Tensor]:
-    loss = losses(case)[backend]
-    step = run_step(lambda: loss(*inputs.leaves, inputs.labels, inputs.pairs), inputs.leaves, TRAINING)
+    step = loss_step(losses(case)[backend], inputs)
     partners = indeed_ext.mine_pairs(inputs.labels, strategy="anchor", seed=0, backend=backend)
     return {**dict(zip(NAMES, step, strict=True)), "partners": partners}
 

@@ -1,4 +1,4 @@
-"""Interleaved timing: in every round each competitor once, in random order, so that all meet the same conditions.
+"""Interleaved timing: in every round each call once, in random order, so that all meet the same conditions.
 
 A ratio is taken within each round and only then summarised: what slows a round slows both sides of it.
 """
@@ -46,15 +46,15 @@ class Spread:
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: at most ``rounds`` rounds and, beyond the ``fewest``, ``seconds`` for a case."""
+    """How long to measure: at most ``rounds`` rounds and, beyond ``min_rounds``, ``seconds`` for a case."""
 
     rounds: int = 21
     seconds: float = 6.0
-    fewest: int = 5
+    min_rounds: int = 5
 
     def rounds_for(self, round_seconds: float) -> int:
         """The number of rounds where one takes ``round_seconds``."""
-        return max(min(self.rounds, int(self.seconds / round_seconds)), min(self.rounds, self.fewest))
+        return max(min(self.rounds, int(self.seconds / round_seconds)), min(self.rounds, self.min_rounds))
 
 
 def synchronise(device: str) -> None:
@@ -64,7 +64,7 @@ def synchronise(device: str) -> None:
 
 
 def measure(calls: Mapping[K, Callable[[], object]], effort: Effort, device: str = "cpu") -> dict[K, np.ndarray]:
-    """Seconds per call of each competitor, one number per round."""
+    """Seconds of each call, one number per round."""
     repeats = {key: _repeats(call, device) for key, call in calls.items()}
     was_enabled = gc.isenabled()
     gc.collect()

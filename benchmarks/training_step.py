@@ -1,4 +1,4 @@
-"""What INDeeD adds to a whole training step of the simple CNN: forward, loss with mining, backward, Adam.
+"""The time INDeeD adds to a training step of the simple CNN: forward, loss with mining, backward, Adam.
 
 The steps of all methods are timed in turn, and a ratio is taken within each round. Needs the extra [train].
 """

@@ -27,7 +27,7 @@ def scores(images: int = 90) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def report_of(logits: torch.Tensor, labels: torch.Tensor, batch: int = 32) -> Report:
-    evaluation = Evaluation(len(NAMES))
+    evaluation = Evaluation()
     for part in zip(logits.split(batch), labels.split(batch), strict=True):
         evaluation.update(*part)
     return evaluation.report(NAMES)
@@ -78,7 +78,7 @@ def test_a_class_without_images_is_undefined_and_left_out_of_the_means(tmp_path:
 
 def test_a_reset_evaluation_has_forgotten() -> None:
     logits, labels = scores()
-    evaluation = Evaluation(len(NAMES))
+    evaluation = Evaluation()
     evaluation.update(-logits, labels)
     evaluation.reset()
     evaluation.update(logits, labels)

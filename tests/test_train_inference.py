@@ -72,7 +72,7 @@ def test_thresholds_are_the_best_ones() -> None:
     labels = torch.rand(60, 3, generator=generator) < 0.4
     labels[:, 2] = False
     logits = torch.randn(60, 3, generator=generator) + 1.5 * labels
-    evaluation = Evaluation(3)
+    evaluation = Evaluation()
     evaluation.update(logits, labels)
     thresholds = evaluation.thresholds()
     assert thresholds[2] == 0.5  # nothing to tune it on

@@ -1,18 +1,39 @@
 """Networks, all with timm's conventions, so that the trainer treats its own and timm's alike.
 
-A network has ``forward_features(x) -> map``, ``forward_head(map, pre_logits=True) -> features [B, n]``,
-``get_classifier() -> nn.Linear`` and ``forward(x) -> logits [B, C]``. Nothing here needs more than torch, so that
-a trained network can be used where no trainer is installed.
+Nothing here needs more than torch, so that a trained network can be used where no trainer is installed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 from torch import Tensor, nn
 
 
-class SimpleCNN(nn.Module):
+class Network(nn.Module):
+    """The methods that the trainer uses; timm's networks have them too, without this base."""
+
+    classifier: nn.Linear
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last feature map of images ``[B, in_channels, H, W]``."""
+        raise NotImplementedError
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits ``[B, C]``, or with ``pre_logits`` the features ``[B, n]``, from the last feature map."""
+        return x if pre_logits else self.classifier(x)
+
+    def get_classifier(self) -> nn.Linear:
+        """The last layer."""
+        return self.classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[B, C]`` of images ``[B, in_channels, H, W]``."""
+        return self.forward_head(self.forward_features(x))
+
+
+class SimpleCNN(Network):
     """The paper's simple network: three convolutions and two fully connected layers, the second the classifier.
 
     ReLU follows all but the classifier, so its features ``[B, hidden]`` are non-negative, as the identical map
@@ -47,7 +68,7 @@ class SimpleCNN(nn.Module):
         self.classifier = nn.Linear(hidden, num_classes)
         # He's initialisation: with torch's default the first hundreds of steps change next to nothing.
         for layer in (*self.features, *self.neck):
-            if isinstance(layer, nn.Conv2d | nn.Linear):
+            if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias)
 
@@ -57,19 +78,10 @@ class SimpleCNN(nn.Module):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits ``[B, C]``, or with ``pre_logits`` the features ``[B, hidden]``, from the last feature map."""
-        x = self.neck(x)
-        return x if pre_logits else self.classifier(x)
-
-    def get_classifier(self) -> nn.Module:
-        """The last layer."""
-        return self.classifier
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[B, C]`` of images ``[B, in_channels, H, W]``."""
-        return self.forward_head(self.forward_features(x))
+        return super().forward_head(self.neck(x), pre_logits)
 
 
-class LinearNetwork(nn.Module):
+class LinearNetwork(Network):
     """A linear classifier on features made elsewhere: the images of this network are features ``[B, in_channels]``."""
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
@@ -80,24 +92,12 @@ class LinearNetwork(nn.Module):
         """``x`` itself."""
         return x
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits ``[B, C]``, or with ``pre_logits`` the features, of features ``[B, n]``."""
-        return x if pre_logits else self.classifier(x)
-
-    def get_classifier(self) -> nn.Module:
-        """The only layer."""
-        return self.classifier
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[B, C]`` of features ``[B, n]``."""
-        return self.classifier(x)
-
 
 #: Own networks by name; timm's join in :func:`create_network`.
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"simple_cnn": SimpleCNN, "linear": LinearNetwork}
+NETWORKS: dict[str, Callable[..., Network]] = {"simple_cnn": SimpleCNN, "linear": LinearNetwork}
 
 
-def create_network(name: str, num_classes: int, in_channels: int, pretrained: bool = False) -> nn.Module:
+def create_network(name: str, num_classes: int, in_channels: int, pretrained: bool = False) -> Network:
     """The plain network, with an ``nn.Linear`` classifier and no part of the loss: what a trained run is loaded into.
 
     Args:
@@ -119,16 +119,17 @@ def create_network(name: str, num_classes: int, in_channels: int, pretrained: bo
         own = ", ".join(NETWORKS)
         raise ValueError(f"unknown backbone {name!r}; the backbones are: {own}, and the names of timm.list_models()")
     try:
-        network = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels)
+        made = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels)
     except (RuntimeError, OSError) as error:
         raise ValueError(f"backbone {name!r}: {error}") from None
+    network = cast(Network, made)
     if not (hasattr(network, "forward_head") and isinstance(network.get_classifier(), nn.Linear)):
         raise ValueError(f"backbone {name!r} has no linear classifier")
     return network
 
 
-def pooled_features(network: nn.Module, images: Tensor) -> Tensor:
-    """What the classifier sees, ``[B, n]``, of images ``[B, in_channels, H, W]``: pooled and non-negative.
+def pooled_features(network: Network, images: Tensor) -> Tensor:
+    """The input of the classifier, ``[B, n]``, of images ``[B, in_channels, H, W]``: pooled and non-negative.
 
     Most convolutional networks (VGG, ResNet, TResNet) end in a ReLU, and for those the second one here changes
     nothing. For the others it belongs to the network: ``forward_head`` alone lacks it.
@@ -136,7 +137,7 @@ def pooled_features(network: nn.Module, images: Tensor) -> Tensor:
     return network.forward_head(network.forward_features(images), pre_logits=True).relu()
 
 
-def replace_classifier(network: nn.Module, head: nn.Linear) -> None:
+def replace_classifier(network: Network, head: nn.Linear) -> None:
     """Put ``head`` in the classifier's place, with its weights: the network's state_dict stays the same."""
     classifier = network.get_classifier()
     head.load_state_dict(classifier.state_dict())

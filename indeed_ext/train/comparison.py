@@ -34,7 +34,7 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the runs measured.
+    """The measures of all runs.
 
     Attributes:
         tests: names of the test sets.
@@ -48,9 +48,10 @@ class Comparison:
         """The measure, one value for each seed; nan where it is undefined."""
         found = []
         for evaluation in self.outcomes[method][test]:
+            value: Any = evaluation
             for key in measure.keys:
-                evaluation = evaluation[key]
-            found.append(math.nan if evaluation is None else measure.factor * evaluation)
+                value = value[key]
+            found.append(math.nan if value is None else measure.factor * value)
         return found
 
     def measures(self, test: str) -> list[Measure]:

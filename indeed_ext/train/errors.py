@@ -1,4 +1,4 @@
-"""What is wrong with the user's input: one line on stderr and exit status 2."""
+"""Errors in the user's input: one line on stderr and exit status 2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a trained classifier is judged by: average precision, the confidence maps of Figures 3 and 4, and its bias."""
+"""Measures of a trained classifier: average precision, the confidence maps of Figures 3 and 4, contextual bias."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from sklearn.metrics import precision_recall_curve
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MultilabelAveragePrecision
+from torchmetrics import Metric
+from torchmetrics.functional.classification import multilabel_average_precision
 from torchmetrics.utilities.data import dim_zero_cat
 
 from .bias import PairBias, contextual_bias, mean_bias
@@ -24,78 +24,52 @@ from .bias import PairBias, contextual_bias, mean_bias
 TABLE_CLASSES = 20
 
 
-class ConfidenceMap(Metric):
-    """Mean predicted probability of every class (columns) over the images that show a class (rows): ``[C, C]``.
-
-    The row of a class that no image shows is nan.
-    """
+class Evaluation(Metric):
+    """All measures of a set of images, from the probabilities and labels of all of them, kept on the CPU."""
 
     full_state_update = False
-    total: Tensor
-    images: Tensor
+    probabilities: list[Tensor]
+    labels: list[Tensor]
 
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros(num_classes, num_classes, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("images", torch.zeros(num_classes, dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add probabilities ``preds [B, C]`` of images with labels ``target [B, C]``."""
-        present = target.to(torch.float64)
-        self.total += present.T @ preds.to(torch.float64)
-        self.images += present.sum(0)
-
-    def compute(self) -> dict[str, Tensor]:
-        """``confidence [C, C]`` and ``images [C]``, how many show each class."""
-        return {"confidence": self.total / self.images[:, None], "images": self.images}
-
-
-class Ranking(MultilabelAveragePrecision):
-    """Average precision, with the probabilities and labels that it was made of, which wait on the CPU anyway."""
-
-    def compute(self) -> dict[str, Tensor]:
-        """``average_precision [C]``, ``probabilities [N, C]`` and ``labels [N, C]``."""
-        return {
-            "average_precision": super().compute(),
-            "probabilities": dim_zero_cat(self.preds),
-            "labels": dim_zero_cat(self.target),
-        }
-
-
-class Evaluation(MetricCollection):
-    """All measures of a set of images, from logits and labels."""
-
-    def __init__(self, num_classes: int) -> None:
-        ranking = Ranking(num_classes, average=None, compute_on_cpu=True, validate_args=False)
-        super().__init__({"ranking": ranking, "map": ConfidenceMap(num_classes)}, compute_groups=False)
+    def __init__(self) -> None:
+        super().__init__(compute_on_cpu=True)
+        self.add_state("probabilities", [], dist_reduce_fx="cat")
+        self.add_state("labels", [], dist_reduce_fx="cat")
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add logits ``[B, C]`` and labels ``[B, C]``."""
         # In a half type the sigmoid makes ties of different scores, and a tie changes the ranking.
-        super().update(logits.to(torch.float32).sigmoid(), labels.long())
+        self.probabilities.append(logits.to(torch.float32).sigmoid())
+        self.labels.append(labels.bool())
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Probabilities and labels ``[N, C]`` of everything added since the last reset, by all processes."""
+        return dim_zero_cat(self.probabilities), dim_zero_cat(self.labels)
 
     def report(self, class_names: Sequence[str], train_labels: Tensor | None = None) -> Report:
-        """The measures of everything added since the last reset.
+        """The measures.
 
         Args:
             class_names: C names.
             train_labels: ``[K, C]``; if given, contextual bias is reported of the pairs most frequent in them.
         """
-        values = self.compute()
-        precision = values["average_precision"].to("cpu", torch.float64)
-        images = values["images"].cpu()
-        precision = torch.where(images > 0, precision, math.nan)
-        probabilities, labels = values["probabilities"].cpu(), values["labels"].cpu().bool()
+        probabilities, labels = self.compute()
+        precision = multilabel_average_precision(
+            probabilities, labels.long(), labels.shape[1], average=None, validate_args=False
+        )
+        present = labels.double()
+        images = present.sum(0)
+        precision = torch.where(images > 0, precision.double(), math.nan)
+        confidence = present.T @ probabilities.double() / images[:, None]
         bias = () if train_labels is None else contextual_bias(probabilities, labels, train_labels, class_names)
-        return Report(tuple(class_names), precision, values["confidence"].cpu(), images.long(), bias)
+        return Report(tuple(class_names), precision, confidence, images.long(), bias)
 
     def thresholds(self) -> Tensor:
         """``[C]``: per class the probability from which on calling it present makes the best F1 on these images.
 
         0.5 for a class that none of the images shows.
         """
-        values = self.compute()
-        pairs = zip(values["probabilities"].T.cpu().numpy(), values["labels"].T.cpu().numpy(), strict=True)
+        pairs = zip(*(tensor.T.numpy() for tensor in self.compute()), strict=True)
         return torch.tensor([_best_threshold(scores, present) for scores, present in pairs])
 
 
@@ -106,7 +80,8 @@ class Report:
     Attributes:
         class_names: C names.
         average_precision: ``[C]``, area under the precision-recall curve, in [0, 1]; nan for a class without images.
-        confidence: ``[C, C]``, mean predicted probability: row the true class, column the predicted one.
+        confidence: ``[C, C]``, mean predicted probability: row the true class, column the predicted one; the row of
+            a class without images is nan.
         images: ``[C]``, images that show the class.
         bias: contextual bias of the pairs of classes that keep company in training.
     """

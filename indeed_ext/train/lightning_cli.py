@@ -51,6 +51,8 @@ class IndeedCLI(LightningCLI):
             logging.getLogger(name).setLevel(logging.WARNING)
         # Lightning 2.6's own use of a torch function that torch 2.14 deprecates.
         warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+        # The arguments are the command line with the recipe put first, whatever sys.argv holds.
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
         # A class that no image shows is nan in the tables.
         warnings.filterwarnings("ignore", message="No positive samples found in target")
         # A recipe may leave out the validation, as the paper does.
@@ -119,10 +121,6 @@ class IndeedCLI(LightningCLI):
         schedule = lr_scheduler.over(int(lightning_module.trainer.estimated_stepping_batches) + 1)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
-        """Parse ``args``: they are the command line with the recipe put first, whatever sys.argv holds."""
-        self.config = parser.parse_args(args)
-
     # ------------------------------------------------------------------ checks before any work
 
     def _parse_ckpt_path(self) -> None:
@@ -157,7 +155,7 @@ class IndeedCLI(LightningCLI):
             torch.set_num_threads(config.threads)
 
     def instantiate_classes(self) -> None:
-        """What the classes refuse is the user's error, in one line."""
+        """An error of the classes is the user's, in one line."""
         try:
             super().instantiate_classes()
         except (ValueError, TypeError, OSError, MisconfigurationException) as error:
@@ -224,6 +222,7 @@ class IndeedCLI(LightningCLI):
 
     def start_run(self, name: str) -> None:
         """Make the run folder, and log into it before any logger that the user added: the first one's folder counts."""
+        config = self.config[self.subcommand]
         for key, value in self.saved.items():
             if self.model.hparams.get(key, value) != value:
                 fail(f"--ckpt_path: it was trained with {key} {value}, the data have {self.model.hparams[key]}")
@@ -231,12 +230,12 @@ class IndeedCLI(LightningCLI):
         for trained, named in zip(self.saved_run.get("classes", classes), classes, strict=True):
             if trained != named:
                 fail(f"--ckpt_path: it was trained with a class {trained!r} where the data have {named!r}")
-        self.checkpoints.run = {"recipe": self.config[self.subcommand].recipe, "classes": classes}
+        self.checkpoints.run = {"recipe": config.recipe, "classes": classes}
         try:
-            self.run_folder = new_folder(Path(self.config[self.subcommand].runs_dir), name)
+            self.run_folder = new_folder(Path(config.runs_dir), name, self.trainer.is_global_zero)
         except OSError as error:
             fail(f"--runs_dir: {error}")
-        if not self.trainer.fast_dev_run:
+        if not config.trainer.fast_dev_run:
             self.trainer.loggers = [CSVLogger(self.run_folder, name="", version=""), *self.trainer.loggers]
 
 

@@ -7,9 +7,9 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 
-from .. import INDeeDHead, mine_pairs
+from .. import INDeeDHead, mine_pairs, pack_labels
 from .backbones import create_network, pooled_features, replace_classifier
 from .data.base import Batch
 from .evaluation import Evaluation
@@ -19,7 +19,7 @@ Norm = Literal["l2", "minmax"]
 Strategy = Literal["anchor", "matching", "balanced"]
 
 #: The share of ``lam`` that the identical and the disparate term get; the baseline has neither.
-BLOCKS = {"l2": (1.0, 1.0), "minmax": (1.0, 1.0), "identical-only": (1.0, 0.0), "disparate-only": (0.0, 1.0)}
+TERM_WEIGHTS = {"l2": (1.0, 1.0), "minmax": (1.0, 1.0), "identical-only": (1.0, 0.0), "disparate-only": (0.0, 1.0)}
 PARTS = ("original", "identical", "disparate")
 
 
@@ -32,7 +32,7 @@ class IndeedModule(LightningModule):
         backbone: the network: simple_cnn, linear (on precomputed features), or any name of timm.list_models(),
             as vgg16, resnet50, tresnet_m, tresnet_xl.
         method: baseline is plain binary cross-entropy; l2 and minmax are INDeeD with that norm of the identical map,
-            eqs. (3) and (4); identical-only and disparate-only leave the other block out (Tables 4 and 5).
+            eqs. (3) and (4); identical-only and disparate-only leave the other term out (Tables 4 and 5).
         norm: the norm of identical-only and disparate-only, minmax unless given; the other methods fix theirs.
         lam: weight of the identical and the disparate term, eq. (6).
         lam_warmup: share of the training steps, in [0, 1], over which lam rises linearly from 0.
@@ -40,6 +40,8 @@ class IndeedModule(LightningModule):
             balanced pair them disjointly.
         pretrained: begin with timm's pre-trained weights of the backbone, which are downloaded.
     """
+
+    thresholds: Tensor
 
     def __init__(
         self,
@@ -70,11 +72,11 @@ class IndeedModule(LightningModule):
         self.network = network.to(memory_format=torch.channels_last)
         if method != "baseline":
             classifier = self.network.get_classifier()
-            norm = method if method in get_args(Norm) else norm or "minmax"
+            norm = method if method in ("l2", "minmax") else norm or "minmax"
             head = INDeeDHead(classifier.in_features, num_classes, bias=classifier.bias is not None, norm=norm)
             replace_classifier(self.network, head)
-        self.evaluation = Evaluation(num_classes)
-        self.tests = nn.ModuleList()  # an Evaluation for each test set
+        self.evaluation = Evaluation()
+        self.tests: list[Evaluation] = []  # one for each test set
         # The probability from which on a class is called present, tuned on the validation images.
         self.register_buffer("thresholds", torch.full((num_classes,), 0.5))
         self.seed = torch.initial_seed()  # what seed_everything or torch.manual_seed set
@@ -95,9 +97,11 @@ class IndeedModule(LightningModule):
             return loss
         lam = self.current_lam()
         # A seed made of the step alone: a resumed run mines the pairs that the uninterrupted one would have.
-        partner = mine_pairs(labels, strategy=self.strategy, seed=(self.seed + (self.global_step << 32)) % 2**63)
-        weights = tuple(lam * share for share in BLOCKS[self.method])
-        loss, parts = head(features, labels, pairs=partner, lam=weights, return_components=True)
+        seed = (self.seed + (self.global_step << 32)) % 2**63
+        bits = pack_labels(labels, with_known=True)
+        partner = mine_pairs(bits, strategy=self.strategy, seed=seed, num_classes=labels.shape[1])
+        weights = tuple(lam * share for share in TERM_WEIGHTS[self.method])
+        loss, parts = head(features, bits, pairs=partner, lam=weights, return_components=True)
         found = partner != torch.arange(len(partner), device=partner.device)
         logged = {f"loss_{name}": part for name, part in zip(PARTS, parts, strict=True)}
         self.log_step({"loss": loss.detach(), **logged, "partner_share": found.float().mean(), "lam": lam})
@@ -105,7 +109,7 @@ class IndeedModule(LightningModule):
 
     def log_step(self, values: dict[str, Tensor | float]) -> None:
         """Log the values of a step, on those steps alone that the trainer writes down: each costs a millisecond."""
-        every = self.trainer.log_every_n_steps
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by Lightning's logger connector
         if every and (self.global_step + 1) % every == 0:
             self.log("loss", values.pop("loss"), prog_bar=True)
             self.log_dict({**values, "lr": self.trainer.optimizers[0].param_groups[0]["lr"]})
@@ -125,7 +129,7 @@ class IndeedModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the measures of the validation images, and tune the thresholds on them."""
-        report = self.evaluation.report([str(index) for index in range(self.hparams.num_classes)])
+        report = self.evaluation.report([str(index) for index in range(len(self.thresholds))])
         self.log("val_mAP", report.mean_average_precision, prog_bar=True)
         self.log_dict({"val_diagonal": report.mean_diagonal, "val_off_diagonal": report.mean_off_diagonal})
         self.thresholds.copy_(self.evaluation.thresholds())
@@ -133,8 +137,7 @@ class IndeedModule(LightningModule):
 
     def on_test_epoch_start(self) -> None:
         """Forget scores of an earlier test; those of this one stay for :meth:`Evaluation.report`."""
-        loaders = self.trainer.test_dataloaders
-        self.tests = nn.ModuleList(Evaluation(self.hparams.num_classes) for _ in loaders).to(self.device)
+        self.tests = [Evaluation() for _ in self.trainer.test_dataloaders or ()]
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Collect the scores of a batch of a test set."""

@@ -42,7 +42,7 @@ TESTS = {
 
 
 class Section(NamedTuple):
-    """What the page says of one test set: its name, its table, and its two pictures."""
+    """One test set on the page: its name, its table, and its two pictures."""
 
     test: str
     headings: Sequence[str]

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from .errors import fail
 
@@ -36,11 +35,11 @@ class LastCheckpoint(ModelCheckpoint):
         """Nothing: a resumed run writes into its own folder and leaves that of the interrupted one alone."""
 
 
-def new_folder(parent: Path, name: str) -> Path:
-    """Make ``parent/name-001``, or the next number that is free; only the first process of a run makes it."""
+def new_folder(parent: Path, name: str, make: bool) -> Path:
+    """``parent/name-001``, or the next number that is free; only the first process of a run is to ``make`` it."""
     for number in itertools.count(1):
         folder = parent / f"{name}-{number:03d}"
-        if rank_zero_only.rank != 0:
+        if not make:
             break
         with contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True)

@@ -13,14 +13,14 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from .backbones import create_network, pooled_features
+from .backbones import Network, create_network, pooled_features
 from .data.reading import normalise, read_image
 from .errors import DataError
 
 
 @dataclass(frozen=True)
 class About:
-    """What a trained network needs to be used.
+    """The settings that using a trained network takes.
 
     Attributes:
         backbone: its name.
@@ -43,7 +43,7 @@ class About:
 class Classifier(nn.Module):
     """The whole way from images in [0, 1] to probabilities, without any part of the loss."""
 
-    def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
+    def __init__(self, network: Network, mean: list[float], std: list[float]) -> None:
         super().__init__()
         self.network, self.mean, self.std = network, mean, std
 

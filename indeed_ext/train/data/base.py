@@ -1,4 +1,4 @@
-"""What the trainer asks of every data module."""
+"""The base of every data module."""
 
 from __future__ import annotations
 

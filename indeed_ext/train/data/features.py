@@ -11,13 +11,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ..errors import DataError
 from .base import Batch, MultilabelData
-from .loading import check_batch, training_loader
+from .loading import EpochDataset, check_batch, training_loader
 
 
-class FeatureDataset(TensorDataset):
-    """Features and labels; ``epoch`` is there for :func:`training_loader`."""
-
-    epoch = 0
+class FeatureDataset(TensorDataset, EpochDataset):
+    """Features and labels."""
 
 
 class FeaturesData(MultilabelData):

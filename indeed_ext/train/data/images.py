@@ -10,11 +10,11 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from .base import MultilabelData, check_at_least, check_tests
-from .loading import check_batch, training_loader
+from .base import Batch, MultilabelData, check_at_least, check_tests
+from .loading import EpochDataset, check_batch, training_loader
 from .reading import read_image
 
 Test = Literal["entire", "single"]
@@ -47,15 +47,15 @@ class Listing:
 
 
 def resize_to(image_size: int) -> v2.Transform:
-    """What every evaluated image goes through: scaled to a square, its shape given up so that nothing is cut off."""
+    """Scales an evaluated image to a square; its shape is given up so that nothing is cut off."""
     return v2.Resize((image_size, image_size), antialias=True)
 
 
-class ImageFiles(Dataset):
+class ImageFiles(EpochDataset):
     """(image uint8 ``[3, S, S]``, labels bool ``[C]``) of a listing; what is random follows seed, epoch and index."""
 
     def __init__(self, listing: Listing, image_size: int, augment: bool = False, seed: int = 0) -> None:
-        self.listing, self.augment, self.seed, self.epoch = listing, augment, seed, 0
+        self.listing, self.augment, self.seed = listing, augment, seed
         self.transform = resize_to(image_size)
         if augment:
             cutout = v2.RandomErasing(p=0.5, scale=(0.02, 0.2))
@@ -65,7 +65,7 @@ class ImageFiles(Dataset):
     def __len__(self) -> int:
         return len(self.listing.paths)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> Batch:
         image = read_image(self.listing.paths[index])
         if not self.augment:
             return self.transform(image), self.listing.labels[index]

@@ -5,11 +5,19 @@ from __future__ import annotations
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from ..errors import DataError
-from .base import MultilabelData
+from .base import Batch, MultilabelData
+
+
+class EpochDataset(Dataset[Batch]):
+    """Training samples, which may depend on the epoch."""
+
+    epoch = 0
 
 
 class EpochSampler(DistributedSampler):
     """torch's sampler, which tells the images of its epoch; the trainer tells the sampler."""
+
+    dataset: EpochDataset
 
     def set_epoch(self, epoch: int) -> None:
         """Begin ``epoch``: its order, and its augmentations."""
@@ -23,8 +31,8 @@ def check_batch(data: MultilabelData, samples: int) -> None:
         raise DataError(f"batch_size: {data.batch_size} is more than the {samples} training samples")
 
 
-def training_loader(data: MultilabelData, samples: Dataset, workers: int = 0) -> DataLoader:
-    """``samples`` in a new order in every epoch, whole batches only; they have an attribute ``epoch``."""
+def training_loader(data: MultilabelData, samples: EpochDataset, workers: int = 0) -> DataLoader:
+    """``samples`` in a new order in every epoch, whole batches only."""
     replicas, rank = (data.trainer.world_size, data.trainer.global_rank) if data.trainer else (1, 0)
     sampler = EpochSampler(samples, replicas, rank, shuffle=True, seed=data.seed % 2**31, drop_last=True)
     return DataLoader(samples, data.batch_size, sampler=sampler, num_workers=workers, drop_last=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -135,10 +134,9 @@ class FolderData(HeldOutComposites):
         return Pool(torch.stack(images), torch.tensor(folder.targets))
 
 
-def _torchvision(dataset: Callable[..., Any], root: Path, train: bool) -> Any:
-    name = dataset.__name__  # type: ignore[attr-defined]
+def _torchvision(dataset: type, root: Path, train: bool) -> Any:
     try:
         return dataset(str(root), train=train, download=False)
     except RuntimeError:  # what torchvision raises where files are missing
-        advice = f"torchvision.datasets.{name}({str(root)!r}, download=True) fetches it"
-        raise DataError(f"no {name} in {root}; {advice}") from None
+        advice = f"torchvision.datasets.{dataset.__name__}({str(root)!r}, download=True) fetches it"
+        raise DataError(f"no {dataset.__name__} in {root}; {advice}") from None

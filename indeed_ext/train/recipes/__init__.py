@@ -30,6 +30,6 @@ def recipe_files(name: str) -> list[Path]:
 
 
 def recipe_summary(name: str) -> str:
-    """What recipe ``name`` does in one line: the comment that its file begins with."""
+    """Recipe ``name`` in one line: the comment that its file begins with."""
     first_line = recipe_files(name)[-1].read_text(encoding="utf-8").partition("\n")[0]
     return first_line.removeprefix("#").strip()
