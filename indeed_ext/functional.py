@@ -229,16 +229,13 @@ def fused_indeed_loss(
     check_strategy_fits(strategy_code, batch)
     check_seed(seed)
     lams = check_lam(lam)
-    norm_code, reduction_code, eps = (
-        choice("norm", norm, NORMS),
-        choice("reduction", reduction, REDUCTIONS),
-        check_eps(eps),
-    )
+    norm_code, reduction_code = choice("norm", norm, NORMS), choice("reduction", reduction, REDUCTIONS)
+    eps = check_eps(eps)
     operators = select(backend, device)
     if operators is None:
-        labels = reference_backend.plain_labels(labels, num_classes)
+        plain = reference_backend.plain_labels(labels, num_classes)
         result = reference_backend.fused_indeed_loss(
-            features, weight, labels, bias=bias, pairs=pairs, strategy=strategy, norm=norm, lam=lams, eps=eps,
+            features, weight, plain, bias=bias, pairs=pairs, strategy=strategy, norm=norm, lam=lams, eps=eps,
             reduction=reduction, pos_weight=pos_weight,
             seed=draw_seed(seed, generator, device) if pairs is None else None,
         )  # fmt: skip

@@ -39,11 +39,10 @@ def six_way_bce(logits: Tensor, identical: Tensor, disparate: Tensor, labels: La
     return reference.six_way_bce(logits, identical, disparate, plain_labels(labels, logits.shape[1]), pairs, **options)
 
 
-def fused_indeed_loss(features: Tensor, weight: Tensor, labels: Labels, *, pairs: Tensor | None, **options: Any):
-    """See :func:`.functional.fused_indeed_loss`; (loss, components)."""
+def fused_indeed_loss(features: Tensor, weight: Tensor, plain: Tensor, *, pairs: Tensor | None, **options: Any):
+    """See :func:`.functional.fused_indeed_loss`; (loss, components) from :func:`plain_labels`."""
     if pairs is not None:
         check_pair_values(pairs, features.shape[0])
-    plain = plain_labels(labels, weight.shape[0])
     return reference.fused_indeed_loss(features, weight, plain, pairs=pairs, return_components=True, **options)
 
 

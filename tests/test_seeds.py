@@ -1,4 +1,4 @@
-"""Where seeds of mining come from: torch's generators, which a refused call leaves alone, or the sequence of a module."""
+"""Seeds of mining: from torch's generators, which a refused call leaves alone, or the sequence of a module."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_parts_of_the_features(
     """Logits as sums of several parts, a part as sum of several steps, and the last one cut short."""
     from indeed_ext.triton_kernels import config
 
-    monkeypatch.setattr(config, "_INTERPRETER", replace(config._INTERPRETER, programs=programs))
+    monkeypatch.setitem(config._TABLE, "interpreter", (replace(config._INTERPRETER, programs=programs),) * 3)
     kit.check_loss(triton_backend, Case(5, 165, 6, "minmax", "list", dtype=dtype).build())
 
 

@@ -1,4 +1,4 @@
-"""What the launches of the Triton kernels ask of a device, worked out from their grids and tiles without one.
+"""The load that launches of the Triton kernels put on a device, worked out from their grids and tiles without one.
 
 Bytes are compared with those of a kernel's own operands: every array once, features once for sources and once for
 partners. Re-reads by several programs are the difference. docs/gpu.md has the figures that compiled code gives.
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from indeed_ext import available_backends, backends
-from indeed_ext.constants import NORMS, REDUCTIONS, STRATEGIES
+from indeed_ext.constants import STRATEGIES
 
 BATCH, WIDTH, CLASSES = 128, 2048, 80
 ACCUMULATED = 4  # bytes of a float32
@@ -31,17 +31,10 @@ def _launches(
     dtype: torch.dtype, kind: str = "cuda", strategy: str = "anchor", shape: tuple[int, int, int] | None = None
 ) -> dict[str, Any]:
     """The launches of a training step by kernel."""
-    from indeed_ext.triton_kernels.config import assumed_device
-    from indeed_ext.triton_kernels.fused_loss import indeed_loss
-    from indeed_ext.triton_kernels.launch import recorded
+    from triton_ahead_of_time import assumed_device, training_step
 
-    batch, width, classes = shape or (BATCH, WIDTH, CLASSES)
-    features, weight = torch.empty(batch, width, dtype=dtype), torch.empty(classes, width, dtype=dtype)
-    labels, bias = torch.empty(batch, classes, dtype=torch.int64), torch.empty(classes, dtype=dtype)
-    seed, lam = torch.empty((), dtype=torch.int64), torch.empty(2, dtype=torch.float64)
-    options = (STRATEGIES[strategy], NORMS["minmax"], 1e-12, REDUCTIONS["mean"], 3, 7)
-    with assumed_device(kind), recorded() as launches:
-        indeed_loss(features, weight, bias, labels, None, False, None, seed, lam, None, *options)
+    with assumed_device(kind):
+        launches = training_step(dtype, shape or (BATCH, WIDTH, CLASSES), strategy, pos_weight=False)
     by_name = {launch.kernel.__name__: launch for launch in launches}
     assert len(by_name) == len(launches), "a kernel is launched twice"
     return by_name
@@ -65,7 +58,7 @@ def test_at_most_eight_launches(dtype: torch.dtype, strategy: str, classes: int)
 def test_products_start_enough_programs(dtype: torch.dtype, kind: str) -> None:
     """A training batch fills a GPU only if the features are cut into parts."""
     launches = _launches(dtype, kind)
-    for name in ("logits_kernel", "cross_entropies_kernel", "gradients_kernel", "map_backward_kernel"):
+    for name in ("logits_kernel", "bce_epilogue_kernel", "grad_products_kernel", "map_backward_kernel"):
         assert math.prod(launches[name].grid) >= 64, name
 
 
@@ -75,7 +68,7 @@ def test_parts_cover_the_features_once(dtype: torch.dtype, shape: tuple[int, int
     """Every part begins inside the features: a program beyond them would leave nothing but wasted memory."""
     launch = _launches(dtype, shape=shape)["logits_kernel"]
     named, parts = _named(launch), launch.grid[2]
-    assert named["split_width"] % launch.tile.step == 0
+    assert named["split_width"] % launch.tile.block_k == 0
     assert (parts - 1) * named["split_width"] < shape[1] <= parts * named["split_width"]
     assert named["partials"].shape[0] == parts
 
@@ -91,7 +84,7 @@ def _logits(launch: Any, element: int) -> tuple[int, int]:
     return class_tiles * features + row_tiles * weight + partials, features + weight + partials
 
 
-def _cross_entropies(launch: Any, element: int) -> tuple[int, int]:
+def _bce_epilogue(launch: Any, element: int) -> tuple[int, int]:
     named = _named(launch)
     partials = named["partials"].numel() * ACCUMULATED
     gradients = 2 * BATCH * CLASSES * ACCUMULATED
@@ -105,11 +98,13 @@ def _gradients(launch: Any, element: int) -> tuple[int, int]:
     row_tiles = named["feature_programs"] // columns
     class_tiles = named["weight_programs"] // columns
     features, weight = 2 * BATCH * WIDTH * element, CLASSES * WIDTH * element
-    gradients, sent = 2 * BATCH * CLASSES * ACCUMULATED, 2 * BATCH * WIDTH * ACCUMULATED
-    # V and T: gradients by logits for every tile of features, weights for every tile of rows; the weight's gradient:
-    # gradients by logits again, features for every tile of classes.
-    requested = columns * gradients + row_tiles * weight + sent + columns * gradients + class_tiles * features + weight
-    return requested, gradients + weight + sent + gradients + features + weight
+    gradients, written = 2 * BATCH * CLASSES * ACCUMULATED, 2 * BATCH * WIDTH * ACCUMULATED
+    # V and T: gradients of the logits for every tile of features, weights for every tile of rows. The weight's
+    # gradient: gradients of the logits again, features for every tile of classes.
+    requested = (
+        columns * gradients + row_tiles * weight + written + columns * gradients + class_tiles * features + weight
+    )
+    return requested, gradients + weight + written + gradients + features + weight
 
 
 def _maps(launch: Any, element: int) -> tuple[int, int]:
@@ -117,16 +112,15 @@ def _maps(launch: Any, element: int) -> tuple[int, int]:
     rows = BATCH * WIDTH
     # A sample's own features, those of the other side of its row and of the row it is the partner of; V; T of both.
     operands = 3 * rows * element + rows * ACCUMULATED + 2 * rows * ACCUMULATED + rows * element
-    # Per program and visit, a word for each of the links, the pair and the five statistics, to every thread.
-    threads = 32 * launch.tile.warps
-    scalars = math.prod(launch.grid) * 2 * threads * (4 + 8 + (5 if named["MINMAX"] else 2) * ACCUMULATED)
-    return operands + scalars, operands
+    # Per program, visit and warp, a sector for each of the index, the pair and the statistics.
+    words = 2 + (6 if named["MINMAX"] else 4)
+    return operands + math.prod(launch.grid) * 2 * launch.tile.warps * words * SECTOR, operands
 
 
 def _statistics(launch: Any, element: int) -> tuple[int, int]:
     named = _named(launch)
-    operands = 2 * BATCH * WIDTH * element + 5 * BATCH * ACCUMULATED + named["links"].numel() * 4
-    # A program that makes links looks at all endpoints, every one to a few threads.
+    operands = 2 * BATCH * WIDTH * element + 6 * BATCH * ACCUMULATED + named["row_index"].numel() * 4
+    # A program that makes the index looks at all endpoints, every one to a few threads.
     return operands + (launch.grid[0] - named["row_programs"]) * 2 * BATCH * 8 * 4, operands
 
 
@@ -145,15 +139,15 @@ def _comparisons(launch: Any, element: int) -> tuple[int, int]:
     return (column_tiles + row_tiles) * _label_words() + written, 2 * _label_words() + written
 
 
-#: Bytes requested by bytes of the operands. Products with the gradients by logits cannot start 64 programs and keep to
-#: 1.3: see docs/gpu.md, and test_no_tiling_of_the_gradients_is_within_the_bound.
+#: Bytes requested by bytes of the operands. Products with the gradients of the logits cannot start 64 programs and keep
+#: to 1.3: see docs/gpu.md, and test_no_tiling_of_the_gradients_is_within_the_bound.
 _BOUNDS = {
     "pack_labels_kernel": (_packing, 1.3),
     "compatibility_kernel": (_comparisons, 1.3),
-    "row_statistics_kernel": (_statistics, 1.3),
+    "map_statistics_kernel": (_statistics, 1.3),
     "logits_kernel": (_logits, 1.3),
-    "cross_entropies_kernel": (_cross_entropies, 1.3),
-    "gradients_kernel": (_gradients, 1.9),
+    "bce_epilogue_kernel": (_bce_epilogue, 1.3),
+    "grad_products_kernel": (_gradients, 1.9),
     "map_backward_kernel": (_maps, 1.3),
 }
 
@@ -169,17 +163,17 @@ def test_requested_bytes(name: str) -> None:
 def test_no_tiling_of_the_gradients_is_within_the_bound() -> None:
     """V and T from 64 programs: G [R, C] is read by every tile of features, W by every tile of rows."""
     gradients, weight = 2 * BATCH * CLASSES * ACCUMULATED, CLASSES * WIDTH * 2
-    sent = 2 * BATCH * WIDTH * ACCUMULATED
+    written = 2 * BATCH * WIDTH * ACCUMULATED
     least = min(tiles * gradients + -(-64 // tiles) * weight for tiles in range(1, 65))
-    assert (least + sent) / (gradients + weight + sent) > 1.8
+    assert (least + written) / (gradients + weight + written) > 1.8
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_tiles_take_whole_sectors(dtype: torch.dtype) -> None:
-    """What a program reads of a row of features, weights or gradients begins and ends with a sector of 32 bytes."""
+    """The part of a row of features, weights or gradients that a program reads begins and ends with a sector."""
     launches = _launches(dtype)
-    logits, gradients = _named(launches["logits_kernel"]), _named(launches["gradients_kernel"])
-    maps, statistics = _named(launches["map_backward_kernel"]), _named(launches["row_statistics_kernel"])
+    logits, gradients = _named(launches["logits_kernel"]), _named(launches["grad_products_kernel"])
+    maps, statistics = _named(launches["map_backward_kernel"]), _named(launches["map_statistics_kernel"])
     runs = {
         "features, weights": (logits["BLOCK_K"] * dtype.itemsize, logits["split_width"] * dtype.itemsize),
         "partial sums": (CLASSES * ACCUMULATED, logits["BLOCK_N"] * ACCUMULATED),
@@ -212,19 +206,19 @@ def _packing_runs(launch: Any) -> list[tuple[int, int, int]]:
 def _anchor_runs(launch: Any) -> list[tuple[int, int, int]]:
     programs, warps = math.prod(launch.grid), launch.tile.warps
     words, own = (_label_words(), 1, programs), (_label_words() // programs, programs, warps)
-    return [words, own, (8, 1, programs * warps), (8 * launch.tile.rows, programs, 1)]
+    return [words, own, (8, 1, programs * warps), (8 * launch.tile.block_m, programs, 1)]
 
 
 def _compatibility_runs(launch: Any) -> list[tuple[int, int, int]]:
     programs, warps = math.prod(launch.grid), launch.tile.warps
     words, own = (_label_words(), 1, programs), (_label_words() // programs, programs, warps)
-    return [words, own, (BATCH * BATCH // 8 // programs, programs, 1), (8 * launch.tile.rows, programs, 1)]
+    return [words, own, (BATCH * BATCH // 8 // programs, programs, 1), (8 * launch.tile.block_m, programs, 1)]
 
 
 def _statistics_runs(launch: Any) -> list[tuple[int, int, int]]:
     named = _named(launch)
     features = (WIDTH * named["features"].itemsize, BATCH, 2)
-    return [features, (launch.tile.rows * ACCUMULATED, 5 * named["row_programs"], 1)]
+    return [features, (launch.tile.block_m * ACCUMULATED, 6 * named["row_programs"], 1)]
 
 
 @pytest.mark.parametrize(
@@ -233,7 +227,7 @@ def _statistics_runs(launch: Any) -> list[tuple[int, int, int]]:
         ("pack_labels_kernel", _packing_runs),
         ("anchor_kernel", _anchor_runs),
         ("compatibility_kernel", _compatibility_runs),
-        ("row_statistics_kernel", _statistics_runs),
+        ("map_statistics_kernel", _statistics_runs),
     ],
 )
 def test_short_runs_leave_most_of_their_sectors_used(name: str, runs: Any) -> None:
@@ -246,7 +240,7 @@ def test_mining_reads_a_batch_in_order() -> None:
     """Where that asks for no more words than those of every sample and of all that it draws, at random."""
     anchor = _launches(torch.bfloat16)["anchor_kernel"]
     assert _named(anchor)["WHOLE"]
-    assert anchor.tile.columns >= BATCH
+    assert anchor.tile.block_n >= BATCH
     assert math.prod(anchor.grid) * _label_words() <= (1 + PROBES) * _label_words()
     assert not _named(_launches(torch.bfloat16, shape=(512, WIDTH, CLASSES))["anchor_kernel"])["WHOLE"]
 
@@ -255,4 +249,4 @@ def test_matching_tiles_read_a_word_once() -> None:
     """A tile has a word of 32 bits for every thread, else Triton lets all threads load the words they need bits of."""
     for dtype in (torch.bfloat16, torch.float32):
         tile = _launches(dtype, strategy="matching")["matching_kernel"].tile
-        assert tile.rows * tile.columns // 32 >= 32 * tile.warps
+        assert tile.block_m * tile.block_n // 32 >= 32 * tile.warps

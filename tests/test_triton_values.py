@@ -1,4 +1,4 @@
-"""What the host cannot see of tensors on a GPU, asked of the Triton kernels, and what only theirs could get wrong."""
+"""Values that the host does not see on a GPU: tests of test_cuda_values.py for the Triton kernels, and more of them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import itertools
 
 import kit
 import pytest
-import test_cuda_values
 import torch
 import torch.nn.functional as F
 from test_cuda_values import (  # noqa: F401 (its tests are collected here, with the fixture below)
     ALL_TERMS,
     INF,
+    LAM,
     NAN,
     NONE,
     NORMS,
     Operators,
-    Rows,
+    _features_of_extent,
     rows,
     test_a_wrong_label_shows_in_its_rows,
     test_an_index_out_of_range_in_identical_disparate,
     test_an_index_out_of_range_in_six_way_bce,
+    test_an_index_out_of_range_in_the_fused_loss,
     test_extents_whose_square_or_reciprocal_leaves_the_range,
     test_maps_of_what_is_not_finite_are_those_of_plain_pytorch,
     test_packed_bits_tell_unknown_labels_from_wrong_ones,
@@ -35,14 +36,6 @@ def gpu() -> Operators:
     if "triton" not in available_backends():
         pytest.skip(backends.missing_reasons()["triton"])
     return Operators("indeed_ext_triton", kit.REGISTRY["triton"].device)
-
-
-@pytest.mark.parametrize("term_mask", range(ALL_TERMS + 1))
-@pytest.mark.parametrize("norm", NORMS)
-def test_an_index_out_of_range_in_the_fused_loss(gpu: Operators, rows: Rows, norm: str, term_mask: int) -> None:  # noqa: F811
-    if not (rows.named or term_mask):
-        pytest.skip("the gradient of the weight is a sum over rows, so that it is NaN here too")
-    test_cuda_values.test_an_index_out_of_range_in_the_fused_loss(gpu, rows, norm, term_mask)
 
 
 @pytest.mark.parametrize("pos_weight", [None, 2.5])
@@ -82,15 +75,15 @@ def test_logits_that_overflow_in_the_fused_loss(gpu: Operators, sign: int, label
 def test_extents_in_the_fused_loss(gpu: Operators, dtype: torch.dtype, exponent: int, norm: str) -> None:
     """A weight of the reciprocal size leaves the loss as it is, and the gradients but for powers of two."""
     pairs, power = torch.tensor([1, 0, 3, 4, 4]), torch.tensor(exponent)
-    unit = test_cuda_values._features_of_extent(dtype, 0)
+    unit = _features_of_extent(dtype, 0)
     weight, bias = torch.randn(3, 37, dtype=dtype), torch.randn(3, dtype=dtype)
     labels, row_weight = torch.randint(0, 2, (5, 3)), torch.rand(5, dtype=dtype)
     truth = [leaf.double().requires_grad_() for leaf in (unit, weight, bias)]
-    options = {"pairs": pairs, "norm": norm, "eps": 0.0, "lam": test_cuda_values.LAM, "reduction": "none"}
+    options = {"pairs": pairs, "norm": norm, "eps": 0.0, "lam": LAM, "reduction": "none"}
     expected = reference.fused_indeed_loss(truth[0], truth[1], labels, bias=truth[2], **options)
     exact = torch.autograd.grad(expected, truth, row_weight.double())
     leaves = (torch.ldexp(unit, power), torch.ldexp(weight, -power), bias)
-    rest = (pairs, *test_cuda_values.LAM, None, None, row_weight, NORMS[norm], 0.0, NONE, ALL_TERMS, 7)
+    rest = (pairs, *LAM, None, None, row_weight, NORMS[norm], 0.0, NONE, ALL_TERMS, 7)
     loss, _, *gradients = gpu._call("fused_indeed_loss", *leaves, *gpu.pack_labels(labels), *rest)
     bound = 1e-12 if dtype == torch.float64 else 1e-5
     kit.assert_within("loss", loss, expected.detach(), bound)

@@ -25,9 +25,9 @@ from unittest import mock
 import torch
 import triton
 from indeed_ext.triton_kernels import config
+from indeed_ext.triton_kernels import launch as launching
 from indeed_ext.triton_kernels.fused_indeed_loss import fused_indeed_loss
 from indeed_ext.triton_kernels.identical_disparate import identical_disparate, identical_disparate_backward
-from indeed_ext.triton_kernels.launch import Launch, recorded
 from indeed_ext.triton_kernels.mine_pairs import mine_pairs
 from indeed_ext.triton_kernels.operators import is_interpreted
 from indeed_ext.triton_kernels.pack_labels import pack_labels
@@ -54,8 +54,19 @@ SHAPES = {"small": (128, 512, 80), "large": (512, 2048, 1024)}
 
 
 @dataclass(frozen=True)
+class Launch:
+    """A launch that was recorded in place of being made."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    tile: config.Tile
+    arguments: tuple[Any, ...]
+    constants: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Compiled:
-    """What a kernel needs on a target."""
+    """Resources that a kernel takes on a target."""
 
     target: str
     dtype: str
@@ -73,6 +84,14 @@ def assumed_device(kind: str) -> Iterator[None]:
     """Tiles for ``"cuda"``, ``"blackwell"`` or ``"hip"``, whatever is here."""
     with mock.patch.object(config, "device_kind", return_value=kind):
         yield
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[list[Launch]]:
+    """Launches made in this context are listed and not made: results stay undefined."""
+    record: list[Launch] = []
+    with mock.patch.object(launching, "_enqueue", lambda *launch: record.append(Launch(*launch))):
+        yield record
 
 
 def training_step(
@@ -125,7 +144,7 @@ def _options(launch: Launch) -> dict[str, int]:
 
 
 def specialization(launch: Launch, target: GPUTarget) -> list[tuple[str, Any]]:
-    """Of every argument the type and what is known of its value: with the options, what Triton compiles by."""
+    """The type of every argument and what is known of its value; with the options, Triton compiles by these."""
     kernel = launch.kernel
     bind = create_function_from_signature(kernel.signature, kernel.params, make_backend(target))
     return bind(*launch.arguments, **launch.constants)[1]
@@ -140,7 +159,7 @@ def compiled_by(shape: tuple[int, int, int], lam: float = 1.0) -> set[str]:
 
 
 def _source(launch: Launch, target: GPUTarget) -> ASTSource:
-    """What Triton's own launcher would compile."""
+    """The source as Triton's own launcher would compile it."""
     backend = make_backend(target)
     bound = dict(zip(launch.kernel.arg_names, launch.arguments, strict=False)) | launch.constants
     arguments = {name: bound[name] for name in launch.kernel.arg_names}

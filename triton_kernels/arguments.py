@@ -22,7 +22,7 @@ def require_matrix(name: str, tensor: Tensor) -> Tensor:
 
 
 def require_float(name: str, tensor: Tensor) -> torch.dtype:
-    """The type sums are held in."""
+    """The type of sums."""
     allowed = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
     require(tensor.dtype in allowed, f"{name}: expected float32, float64, bfloat16 or float16, got {tensor.dtype}")
     return accumulation_dtype(tensor.dtype)

@@ -12,7 +12,7 @@ summation orders.
 - float32 is multiplied without tensor cores, from registers that hold a step of both operands beside the sums: its
   tiles are smaller and its steps shorter. float64 has room for 16 x 16: its products are broadcast sums.
 - Row-local kernels take few rows per program, so that a training batch starts a program for each multiprocessor, and
-  as many columns as keep loads wide. Many logits have programs enough, and take more of them each.
+  as many columns as keep loads wide. Many logits start programs enough, which take more rows and columns.
 - A tile of candidates holds a training batch, whose label words ``anchor`` then reads in order, once for as many
   samples as draw more of them. One of ``compatibility`` is as tall as keeps the words that its neighbours read again
   few. A tile of ``matching`` has a word of 32 bits for every thread: of fewer words Triton
@@ -123,10 +123,10 @@ def configuration(
     """The tiles for a loss of this many rows and classes of ``dtype``, computed in ``accumulation``."""
     kind = device_kind(device)
     half, single, double = _TABLE[kind]
-    tiles = double if accumulation == torch.float64 else single if dtype == torch.float32 else half
-    if kind == "interpreter" or rows * classes < _MANY_LOGITS:
-        return tiles
-    return _for_many_logits(tiles)
+    if accumulation == torch.float64:
+        return double
+    tiles = single if dtype == torch.float32 else half
+    return tiles if kind == "interpreter" or rows * classes < _MANY_LOGITS else _for_many_logits(tiles)
 
 
 @functools.cache

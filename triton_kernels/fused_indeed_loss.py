@@ -209,7 +209,7 @@ def fused_indeed_loss(
             **reduction_constants(reduction),
             REDUCE_N=tiles.row_local.block_n,
         )
-    if needs_features:
+    if row_index is not None and map_gradient is not None and grad_source is not None:
         map_backward(
             features,
             pairs,

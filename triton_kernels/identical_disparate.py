@@ -60,7 +60,7 @@ def map_dots_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """What the statistics of every row take from sum dm m and sum dm (1 - m)."""
+    """The corrections of every row, from sum dm m and sum dm (1 - m)."""
     row = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     source_index, partner_index, valid = directed_row(pairs, row, count, batch, LIST)
     scale, rescale, low = load_map(statistics, row, count, row < count)

@@ -7,22 +7,10 @@ from indeed_ext.constants import cdiv
 
 from .config import Tile
 from .convert import narrow, triton_dtype
-from .jit import device_function, kernel
+from .jit import kernel
 from .launch import launch
 from .map_statistics import load_map, load_rows, load_statistic
 from .rows import directed_row
-
-
-@device_function
-def _inner_gradient(u, m, dm, low, statistics, row, count, mask, MINMAX: tl.constexpr):
-    """du * extent of rows [M, N]."""
-    at_low = load_statistic(statistics, 6, row, count, mask)
-    if MINMAX:
-        high = load_statistic(statistics, 3, row, count, mask)
-        at_high = load_statistic(statistics, 7, row, count, mask)
-        return dm - tl.where(u == low, at_low, 0.0) - tl.where(u == high, at_high, 0.0)
-    else:
-        return dm - m * at_low
 
 
 @kernel
@@ -75,7 +63,13 @@ def map_backward_kernel(
         u = own * other
         m = (u - low) * scale * rescale
         dm = t * tl.where(forward, own, other)
-        inner = _inner_gradient(u, m, dm, low, statistics, row, count, here, MINMAX)
+        at_low = load_statistic(statistics, 6, row, count, here)
+        if MINMAX:
+            high = load_statistic(statistics, 3, row, count, here)
+            at_high = load_statistic(statistics, 7, row, count, here)
+            inner = dm - tl.where(u == low, at_low, 0.0) - tl.where(u == high, at_high, 0.0)
+        else:
+            inner = dm - m * at_low
         # In this order, as du may overflow where the gradient does not.
         total += inner * scale * other * rescale + tl.where(forward, g + m * t, 0.0)
         endpoint = tl.load(row_index + batch + endpoint, mask=here, other=end)

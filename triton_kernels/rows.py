@@ -60,7 +60,10 @@ def class_values(values, c, mask, other, ACC: tl.constexpr):
 
 @device_function
 def term_weights(lam, lam_identical, lam_disparate):
-    """Of the identical and the disparate term, float64: from memory where a tensor is given."""
+    """Of the identical and the disparate term, float64: from memory where a tensor is given.
+
+    Kernels annotate the numbers: else Triton would round them to float32.
+    """
     if lam is None:
         return tl.full([], lam_identical, tl.float64), tl.full([], lam_disparate, tl.float64)
     else:

@@ -157,7 +157,7 @@ def six_way_bce_backward_kernel(
 
 @dataclass
 class _Arguments:
-    """What forward and backward are given, checked, and what follows from it."""
+    """The arguments that forward and backward share, checked, and sizes and tiles that follow from them."""
 
     logits: Tensor
     identical_logits: Tensor
@@ -226,7 +226,7 @@ def six_way_bce(*arguments: Any) -> tuple[Tensor, Tensor]:
     return loss, components
 
 
-def six_way_bce_backward(grad_loss: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+def six_way_bce_backward(grad_loss: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     """Gradients of the three sets of logits."""
     call = _Arguments(*arguments)
     shape = (call.count,) if call.reduction == NONE else ()
