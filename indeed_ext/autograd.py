@@ -13,7 +13,7 @@ from .constants import GRAD_BIAS, GRAD_FEATURES, GRAD_WEIGHT, REDUCTIONS
 
 
 class LossOptions(NamedTuple):
-    """What the two losses take beside tensors, as the operators know it."""
+    """Options of the two losses, as the operators know them."""
 
     lam_identical: float
     lam_disparate: float

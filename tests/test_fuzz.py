@@ -767,7 +767,15 @@ def differentiate(
 
 
 def judge(
-    name: str, actual: Tensor, truth: Tensor, tolerance: Rounded, sizes: Rounded, upstream: float, *, is_loss: bool, strict: bool
+    name: str,
+    actual: Tensor,
+    truth: Tensor,
+    tolerance: Rounded,
+    sizes: Rounded,
+    upstream: float,
+    *,
+    is_loss: bool,
+    strict: bool,
 ) -> None:
     """``actual`` is as far from the truth as rounding can take it, and finite unless a number on the way may not be."""
     assert actual.shape == truth.shape, f"{name}: shape {tuple(actual.shape)}, expected {tuple(truth.shape)}"
