@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
 ENVIRONMENTS = ROOT / "build" / "compatibility"
 #: The oldest that the extension runs on, and those it was built for since.
 SUPPORTED = ["2.11.0", "2.13.0", "2.14.1"]
@@ -76,8 +77,9 @@ def check(python: str, tests: Sequence[str]) -> Outcome:
     """Install into the environment of an interpreter and run the tests there."""
     began = time.monotonic()
     install(python)
-    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/{test}" for test in tests)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    # From this folder, where no source tree lies before the package that was installed.
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, check=False)
     last = (done.stdout.strip().splitlines() or ["no output"])[-1]
     if done.returncode:
         print(done.stdout[-5000:], done.stderr[-2000:], file=sys.stderr)
@@ -102,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", help="the whole suite, not a sample")
     options = parser.parse_args(arguments)
     versions = options.torch or ([] if options.python else SUPPORTED)
-    tests = [""] if options.all else SAMPLE
+    tests = ["."] if options.all else SAMPLE
     outcomes = [check(python, tests) for python in (*options.python, *map(create, versions))]
     print(table(outcomes))
     return int(any("failed" in outcome.result or "error" in outcome.result for outcome in outcomes))

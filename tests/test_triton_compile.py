@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -41,6 +42,14 @@ KERNELS = {
 }
 
 
+#: Bytes that Triton 3.6, which torch 2.11 brings, spills where later ones do not.
+SPILLS_OF_TRITON_36 = {("matching_kernel", "sm_80"): 64}
+
+
+def _is_triton_36() -> bool:
+    return importlib.metadata.version("triton").startswith("3.6.")
+
+
 def _run(*arguments: str) -> str:
     """In a process of its own: in this one the kernels may be defined for the interpreter."""
     if importlib.util.find_spec("triton") is None:
@@ -66,7 +75,8 @@ def test_every_kernel(target: str, dtype: str) -> None:
     assert {row["dtype"] for row in rows} == {dtype}
     assert {row["shape"] for row in rows} == {"small", "large"}
     for row in rows:
-        assert row["spills"] <= 0, row  # -1 where this Triton brings no tool that tells
+        # -1 where this Triton brings no tool that tells.
+        assert row["spills"] <= SPILLS_OF_TRITON_36.get((row["kernel"], target), 0) * _is_triton_36(), row
         assert row["shared"] <= row["shared_limit"], row
         assert row["tensor_memory"] <= 512, row
         assert row["registers"] > 8 or row["registers"] < 0, f"compiled to nothing: {row}"
