@@ -94,6 +94,19 @@ def test_an_overflow_in_either_term_shows(backend: Backend, term: tuple[float, f
         assert not loss.isfinite().any()
 
 
+def test_an_overflow_of_an_unknown_class_is_nothing(backend: Backend) -> None:
+    """Its logit leaves float32 and takes no part, neither in the loss nor in any gradient."""
+    inputs = backend.limit(Case(4, 20, 5, dtype=torch.float32, pairing="anchor", values="positive")).build()
+    inputs.labels[:, 3] = -1
+    inputs.leaves["features"] *= 1e8
+    inputs.leaves["weight"] *= 1e-8
+    inputs.leaves["weight"][3] = 1e32
+    actual, truth = kit.run_backend(backend, inputs), kit.run_truth(inputs)
+    for kind in ("values", "gradients"):
+        for name, value in getattr(truth, kind).items():
+            kit.assert_within(name, getattr(actual, kind)[name], value, 1e-5)
+
+
 def test_no_features_after_a_larger_call(backend: Backend) -> None:
     """Scratch memory of the larger call is not read as what there is of features."""
     for width in (64, 0):

@@ -107,8 +107,9 @@ def bce_epilogue_kernel(
             grad_b += gradient
         if GRADIENTS:
             # <T, I> = sum over classes of G_I W I: the map's backward needs no pass of its own for it.
-            dot_identical += tl.sum(grad_q * q, axis=1).to(tl.float64)
-            dot_disparate += tl.sum(grad_q * d, axis=1).to(tl.float64)
+            # The logit of a class that does not count may have overflowed.
+            dot_identical += tl.sum(tl.where(grad_q != 0, grad_q * q, 0.0), axis=1).to(tl.float64)
+            dot_disparate += tl.sum(tl.where(grad_q != 0, grad_q * d, 0.0), axis=1).to(tl.float64)
             tl.store(at, grad_o, mask=written)
             tl.store(at + array, grad_q, mask=written)
         if bias_partials is not None:

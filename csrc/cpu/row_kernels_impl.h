@@ -198,8 +198,9 @@ inline __attribute__((always_inline)) void bce_sample_tile(const BceChunk<T>& b,
 #pragma omp simd reduction(+ : dot_identical, dot_disparate)
     for (int64_t l = 0; l < kLanes; ++l) {
       const T g_i = weight_i * derivative_i.lane[l], g_d = weight_d * derivative_d.lane[l], g = g_i - g_d;
-      dot_identical += g * q.lane[l];
-      dot_disparate += g * d.lane[l];
+      // The logit of a class that does not count may have overflowed.
+      dot_identical += g != 0 ? g * q.lane[l] : T(0);
+      dot_disparate += g != 0 ? g * d.lane[l] : T(0);
       grad_o.lane[l] += g_d;
       q.lane[l] = g;
       grad_b.lane[l] += g_i + g_d;

@@ -132,8 +132,10 @@ __global__ void __launch_bounds__(kThreads) bce_epilogue_kernel(BceChunk<T> b, S
             }
           } else {
             const T g = g_i - g_d;
-            sums.value[3] += g * q;
-            sums.value[4] += g * d;
+            if (g != 0) {  // else the logit, of a class that does not count, may have overflowed
+              sums.value[3] += g * q;
+              sums.value[4] += g * d;
+            }
             grad_o += g_d;
             grad_bias += g_i + g_d;
             if (b.gradients && active) b.identical[at] = g;
