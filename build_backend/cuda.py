@@ -85,6 +85,13 @@ def choose_toolkit(torch: Torch, has_sources: bool, environ: Mapping[str, str] =
     return found
 
 
+def cublas_include(torch: Torch, toolkit: Toolkit) -> Path | None:
+    """The folder of ``cublas_v2.h``: the toolkit's, else that of the cuBLAS that pip installed for torch."""
+    beside_torch = (torch.root.parent / "nvidia").glob("*/include")
+    found = (path for path in (toolkit.root / "include", *sorted(beside_torch)) if (path / "cublas_v2.h").is_file())
+    return next(found, None)
+
+
 def arch_list(environ: Mapping[str, str] = os.environ) -> list[str]:
     """Compute capabilities to build for, such as ``["8.0", "9.0+PTX"]``."""
     return re.split(r"[;,\s]+", (environ.get("TORCH_CUDA_ARCH_LIST") or DEFAULT_ARCHS).strip())

@@ -16,7 +16,7 @@ from typing import Any
 from setuptools import Extension
 from setuptools.command.build_ext import build_ext
 
-from .cuda import Toolkit, arch_flags, arch_list, choose_toolkit
+from .cuda import Toolkit, arch_flags, arch_list, choose_toolkit, cublas_include
 from .environment import MINIMUM_TORCH, BuildError, Torch, find_compiler, find_torch, reason_without_extension
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -121,7 +121,9 @@ def ninja_text(
         link += ["-undefined", "dynamic_lookup"]
     lines = [f"builddir = {escape(objects)}"]
     if toolkit is not None:
-        cuda_include = ["-isystem", str(toolkit.root / "include")]
+        cublas = cublas_include(torch, toolkit)
+        # The toolkit's own headers come first: those beside torch may be of another minor version.
+        cuda_include = [word for path in (toolkit.root / "include", cublas) for word in ("-isystem", str(path))]
         cxx += ["-DUSE_CUDA", *cuda_include]
         host_compiler = [word for word in compiler if not word.startswith("-")][-1]  # CXX may be "ccache g++ -m64"
         nvcc = [str(toolkit.nvcc), f"-ccbin={host_compiler}", *NVCC_FLAGS, f"-Xcompiler={prefix_map}", "-DUSE_CUDA"]

@@ -80,14 +80,14 @@ struct SixWayLogits {
 };
 
 // grad_features of samples: base, plus what flows through the maps of their own and incoming rows.
-template <typename T>
+template <typename T, typename Feature = T>
 struct MapBackward {
   int64_t width;  // columns to work on; the matrices may have more
   bool minmax;
-  const T* features;      // [B, width], rows feature_stride apart, as those of the result are
-  const T* map_gradient;  // T, [R, width], rows gradient_stride apart
-  const T* base;          // [B, width], rows gradient_stride apart, or null for zero
-  const T* grad_source;   // [R, width], rows gradient_stride apart, added to the source of each row, or null
+  const Feature* features;  // [B, width], rows feature_stride apart, as those of the result are
+  const T* map_gradient;    // T, [R, width], rows gradient_stride apart
+  const T* base;            // [B, width], rows gradient_stride apart, or null for zero
+  const T* grad_source;     // [R, width], rows gradient_stride apart, added to the source of each row, or null
   const MapStatistics<T>* statistics;
   const RowSums* sums;
   int64_t feature_stride, gradient_stride;

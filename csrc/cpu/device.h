@@ -3,14 +3,12 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <vector>
 
-#include "operators/arguments.h"
-#include "cpu/row_index.h"
 #include "cpu/labels.h"
 #include "cpu/parallel.h"
 #include "cpu/products.h"
+#include "cpu/row_index.h"
 #include "cpu/row_kernels.h"
 #include "cpu/workspace.h"
 #include "operators/arguments.h"
@@ -41,8 +39,8 @@ class Device {
   template <typename T>
   class Products : public cpu::Products<T> {
    public:
-    Products(const Device&, const LossRequest& request, const Rows& rows, const LossSizes& sizes)
-        : cpu::Products<T>(request, rows.view(), sizes, type_of(T{})) {}
+    Products(const Device&, const LossRequest& request, const Rows& rows, const LossSizes& sizes, ScalarType dtype)
+        : cpu::Products<T>(request, rows.view(), sizes, dtype) {}
   };
 
   static std::tuple<Tensor, Tensor> pack_labels(Tensor labels) { return cpu::pack_labels(labels); }
@@ -64,25 +62,12 @@ class Device {
   // Refuses a tensor of another device; the dispatcher sends such calls elsewhere already.
   void require_same(const char*, const OptionalTensor&) const {}
 
-  // The tensors in another type, those that are not null.
-  template <size_t kCount>
-  std::array<OptionalTensor, kCount> convert(const std::array<const Tensor*, kCount>& tensors,
-                                                    ScalarType dtype) const {
-    std::array<OptionalTensor, kCount> converted;
-    for (size_t k = 0; k < kCount; ++k) {
-      if (tensors[k] != nullptr) converted[k] = as_type(*tensors[k], dtype);
-    }
-    return converted;
-  }
-
   // Before a result that may be large is written.
   static void prepare(const Tensor& result) {
     prefer_large_pages(result.mutable_data_ptr(), static_cast<size_t>(result.numel() * result.element_size()));
   }
 
   void clear(RowSums* sums, int64_t rows) const { std::fill(sums, sums + rows, RowSums{}); }
-
-  void copy(Tensor& target, const Tensor& source) const { torch::stable::copy_(target, source); }
 
   // Identical features [R, n], unless null the disparate ones, and the statistics of the maps.
   template <typename T>
@@ -150,9 +135,6 @@ class Device {
   }
 
  private:
-  static ScalarType type_of(float) { return ScalarType::Float; }
-  static ScalarType type_of(double) { return ScalarType::Double; }
-
   template <typename T>
   static void reduce_loss(const LossSums& task, int64_t rows, T* loss, T* components) {
     const Reduction reduction = static_cast<Reduction>(task.reduction);

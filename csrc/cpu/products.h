@@ -33,8 +33,12 @@ class Products {
         slots_(parallel_slots(4 * sizes.stacked * sizes.width * sizes.chunk / kMultiplications)),
         column_tile_(column_tile_width()),
         column_tiles_((sizes.width + column_tile_ - 1) / column_tile_),
+        dtype_(dtype),
         features_(as_type(request.features, dtype)),
         skips_zeros_(sizes.classes > kFewClasses && has_many_zeros()) {}
+
+  // The type of features and weights in the products.
+  ScalarType operand_type() const { return dtype_; }
 
   // Elements between two rows of logits of so many classes. An odd number of cache lines, which spreads rows over the
   // sets of a cache.
@@ -76,8 +80,9 @@ class Products {
   // Logits, cross-entropies and, unless null, bias_partials [bias_groups, classes].
   void logits_and_losses(const ClassChunk<T>& classes, T* bias_partials) {
     block_.bce = classes.bce;
-    block_.weight = classes.weight;
-    block_.grad_weight = classes.grad_weight;
+    block_.bce.bias = static_cast<const T*>(classes.bias);
+    block_.weight = static_cast<const T*>(classes.weight.const_data_ptr());
+    block_.grad_weight = classes.grad_weight.has_value() ? static_cast<T*>(classes.grad_weight->mutable_data_ptr()) : nullptr;
     block_.first = classes.first;
     block_.last = classes.last;
     const int64_t count = classes.bce.classes;
@@ -174,6 +179,7 @@ class Products {
   const RowView rows_;
   const LossSizes sizes_;
   const int64_t groups_, slots_, column_tile_, column_tiles_;
+  const ScalarType dtype_;
   const Tensor features_;
   const bool skips_zeros_;
   std::atomic<bool> weight_is_finite_{true};

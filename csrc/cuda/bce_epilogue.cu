@@ -65,11 +65,20 @@ __device__ void flush_sums(ThreadSums<T>& sums, double* shared, RowSums* row, bo
 
 // Block k takes the samples of group k, one after the other, and the last block the rows without a source. A thread
 // always has the same classes, so it adds to partials [groups, classes] alone. kSixWay: the logits are those of x.
-template <typename T, bool kSixWay>
-__global__ void __launch_bounds__(kThreads) bce_epilogue_kernel(BceChunk<T> b, SixWayLogits<T> x, RowView rows,
-                                                                int64_t batch, int64_t group_samples, T* partials) {
+//
+// Gradients by logits are summed without the scale that all rows share, which they get when they are stored. Those of
+// float16 are stored without it, as averages would leave its range; the products with them supply it.
+template <typename Operand, bool kSixWay>
+__global__ void __launch_bounds__(kThreads)
+    bce_epilogue_kernel(BceChunk<SumOf<Operand>> b, const Operand* bias_vector, Operand* gradients,
+                        SixWayLogits<SumOf<Operand>> x, RowView rows, int64_t batch, int64_t group_samples,
+                        SumOf<Operand>* partials) {
+  using T = SumOf<Operand>;
   INDEED_SHARED(double, shared, (kThreads / kWarp) * kRowSums);
   const TermWeights<T> weights = term_weights(b);
+  const T scale = b.row_weight != nullptr ? T(1) : weights.scale;
+  const T stored_scale = std::is_same_v<Operand, Half> ? T(1) : scale;
+  const T dot_scale = std::is_same_v<Operand, Half> ? scale : T(1);
   const int64_t first_sample = blockIdx.x * group_samples;
   T* partial = partials != nullptr ? partials + blockIdx.x * b.classes : nullptr;
   if (first_sample >= batch) {
@@ -85,6 +94,7 @@ __global__ void __launch_bounds__(kThreads) bce_epilogue_kernel(BceChunk<T> b, S
   }
   const T* original = kSixWay ? x.original : b.original;
   const T* identical = kSixWay ? x.identical : b.identical;
+  Operand* grad_identical = gradients + batch * b.stride;
   const bool has_identical = (b.term_mask & kIdenticalTerm) != 0, has_disparate = (b.term_mask & kDisparateTerm) != 0;
   const int64_t end = first_sample + group_samples < batch ? first_sample + group_samples : batch;
   for (int64_t sample = first_sample; sample < end; ++sample) {
@@ -96,14 +106,14 @@ __global__ void __launch_bounds__(kThreads) bce_epilogue_kernel(BceChunk<T> b, S
       const bool active = c < b.classes;
       const Label label = active ? label_of(b, sample, class_index) : Label{};
       const T o = active ? original[sample * b.stride + c] : T(0);
-      const T bias = active && b.bias != nullptr ? b.bias[class_index] : T(0);
+      const T bias = active && bias_vector != nullptr ? static_cast<T>(bias_vector[class_index]) : T(0);
       const T pos_weight = active && b.pos_weight != nullptr ? b.pos_weight[class_index] : T(1);
       const BceTerm<T> sample_term = labelled_term(o + bias, label, pos_weight);
       T grad_o = 0, grad_bias = 0;
       for (int64_t k = own_begin; k < own_end; ++k) {
         const int64_t row = rows.own[k], at = row * b.stride + c;
         const bool invalid = rows.reverse_row[row] == kInvalidRow;
-        const T weight = b.row_weight != nullptr ? b.row_weight[row] : weights.scale;
+        const T weight = b.row_weight != nullptr ? b.row_weight[row] : T(1);
         const T none = nan_if<T>(invalid);
         const BceTerm<T> term_o = invalid ? BceTerm<T>{none, none} : sample_term;
         sums.value[0] += term_o.value;
@@ -127,25 +137,32 @@ __global__ void __launch_bounds__(kThreads) bce_epilogue_kernel(BceChunk<T> b, S
           const T g_d = weight * weights.disparate * term_d.derivative;
           if constexpr (kSixWay) {
             if (b.gradients && active) {
-              x.grad_identical[at] = g_i;
-              x.grad_disparate[at] = g_d;
+              x.grad_identical[at] = scale * g_i;
+              x.grad_disparate[at] = scale * g_d;
             }
           } else {
-            const T g = g_i - g_d;
+            // The sums are those of the gradient as it is rounded, which makes T: they cancel in the map's backward.
+            const Operand stored = static_cast<Operand>(stored_scale * (g_i - g_d));
+            const T g = static_cast<T>(stored);
             if (g != 0) {  // else the logit, of a class that does not count, may have overflowed
-              sums.value[3] += g * q;
-              sums.value[4] += g * d;
+              sums.value[3] += dot_scale * g * q;
+              sums.value[4] += dot_scale * g * d;
             }
             grad_o += g_d;
             grad_bias += g_i + g_d;
-            if (b.gradients && active) b.identical[at] = g;
+            if (b.gradients && active) grad_identical[at] = stored;
           }
         }
         if (several) flush_sums(sums, shared, b.sums + row, b.first_class == 0 && tile == 0);
       }
       if (!b.gradients || !active) continue;
-      (kSixWay ? x.grad_original : b.original)[sample * b.stride + c] = grad_o;
-      if (partial != nullptr) partial[c] = sample == first_sample ? grad_bias : partial[c] + grad_bias;
+      if constexpr (kSixWay) {
+        x.grad_original[sample * b.stride + c] = scale * grad_o;
+      } else {
+        gradients[sample * b.stride + c] = static_cast<Operand>(stored_scale * grad_o);
+      }
+      if (partial == nullptr) continue;
+      partial[c] = sample == first_sample ? scale * grad_bias : partial[c] + scale * grad_bias;
     }
     // A sample without classes still sets the sums of its rows.
     if (several && b.classes > 0) continue;
@@ -155,23 +172,31 @@ __global__ void __launch_bounds__(kThreads) bce_epilogue_kernel(BceChunk<T> b, S
 
 }  // namespace
 
-template <typename T>
-void Device::bce_epilogue(const BceChunk<T>& chunk, const Rows& rows, int64_t batch, T* bias_partials) const {
-  INDEED_LAUNCH((bce_epilogue_kernel<T, false>), grid_size(bias_groups(batch)), block_size(chunk.classes, kThreads), 0,
-                stream_, chunk, SixWayLogits<T>{}, rows.view(), batch, group_samples(batch), bias_partials);
+template <typename Operand>
+void Device::bce_epilogue(const BceChunk<SumOf<Operand>>& chunk, const Operand* bias, Operand* gradients,
+                          const Rows& rows, int64_t batch, SumOf<Operand>* bias_partials) const {
+  INDEED_LAUNCH((bce_epilogue_kernel<Operand, false>), grid_size(bias_groups(batch)),
+                block_size(chunk.classes, kThreads), 0, stream_, chunk, bias, gradients,
+                SixWayLogits<SumOf<Operand>>{}, rows.view(), batch, group_samples(batch), bias_partials);
 }
 
 template <typename T>
 void Device::six_way(const SixWayLogits<T>& logits, const BceChunk<T>& chunk, const Rows& rows, int64_t batch) const {
   INDEED_LAUNCH((bce_epilogue_kernel<T, true>), grid_size(batch + 1), block_size(chunk.classes, kThreads), 0, stream_,
-                chunk, logits, rows.view(), batch, int64_t{1}, static_cast<T*>(nullptr));
+                chunk, static_cast<const T*>(nullptr), static_cast<T*>(nullptr), logits, rows.view(), batch, int64_t{1},
+                static_cast<T*>(nullptr));
 }
 
-#define INDEED_INSTANTIATE(T)                                                                       \
-  template void Device::bce_epilogue<T>(const BceChunk<T>&, const Rows&, int64_t, T*) const;        \
-  template void Device::six_way<T>(const SixWayLogits<T>&, const BceChunk<T>&, const Rows&, int64_t) const;
+#define INDEED_INSTANTIATE(Operand)                                                                                  \
+  template void Device::bce_epilogue(const BceChunk<SumOf<Operand>>&, const Operand*, Operand*, const Rows&, int64_t, \
+                                     SumOf<Operand>*) const;
 INDEED_INSTANTIATE(float)
 INDEED_INSTANTIATE(double)
+INDEED_INSTANTIATE(Half)
+INDEED_INSTANTIATE(BFloat16)
 #undef INDEED_INSTANTIATE
+
+template void Device::six_way(const SixWayLogits<float>&, const BceChunk<float>&, const Rows&, int64_t) const;
+template void Device::six_way(const SixWayLogits<double>&, const BceChunk<double>&, const Rows&, int64_t) const;
 
 }  // namespace indeed::cuda

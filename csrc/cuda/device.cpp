@@ -1,15 +1,5 @@
 #include "cuda/device.h"
 
-#if defined(INDEED_CUDA_EMULATION)
-#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
-#define INDEED_MM_OUT aoti_torch_cpu_mm_out
-#define INDEED_ADDMM_OUT aoti_torch_cpu_addmm_out
-#else
-#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cuda.h>
-#define INDEED_MM_OUT aoti_torch_cuda_mm_out
-#define INDEED_ADDMM_OUT aoti_torch_cuda_addmm_out
-#endif
-
 namespace indeed::cuda {
 
 #if defined(INDEED_CUDA_EMULATION)
@@ -31,24 +21,9 @@ void Device::require_same(const char* name, const OptionalTensor& tensor) const 
 
 void Device::clear(RowSums* sums, int64_t rows) const {
   count_launch();
-  Tensor all = Matrix{sums, rows, sizeof(RowSums) / sizeof(double), ScalarType::Double, device_}.view();
+  constexpr int64_t kFields = sizeof(RowSums) / sizeof(double);
+  Tensor all = torch::stable::from_blob(sums, {rows * kFields}, {1}, device_, ScalarType::Double);
   torch::stable::zero_(all);
-}
-
-void Device::copy(Tensor& target, const Tensor& source) const {
-  count_launch();
-  torch::stable::copy_(target, source);
-}
-
-void Device::gemm(const Matrix& out, const Tensor& a, const Tensor& b, bool accumulate) const {
-  if (out.rows == 0 || out.columns == 0) return;
-  count_launch();
-  const Tensor target = out.view();
-  if (accumulate) {
-    TORCH_ERROR_CODE_CHECK(INDEED_ADDMM_OUT(target.get(), target.get(), a.get(), b.get(), 1.0, 1.0));
-  } else {
-    TORCH_ERROR_CODE_CHECK(INDEED_MM_OUT(target.get(), a.get(), b.get()));
-  }
 }
 
 }  // namespace indeed::cuda

@@ -3,10 +3,10 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <tuple>
 
 #include "cuda/launch.h"
+#include "cuda/operand.h"
 #include "cuda/rows.h"
 #include "operators/arguments.h"
 
@@ -15,23 +15,6 @@
 #endif
 
 namespace indeed::cuda {
-
-// A row-major matrix in somebody else's memory, as a tensor.
-struct Matrix {
-  void* data;
-  int64_t rows, columns;
-  ScalarType dtype;
-  torch::stable::Device device;
-
-  Tensor view() const { return view({rows, columns}, {columns, 1}); }
-  Tensor transposed() const { return view({columns, rows}, {1, columns}); }
-
- private:
-  Tensor view(std::initializer_list<int64_t> sizes, std::initializer_list<int64_t> strides) const {
-    return torch::stable::from_blob(data, {sizes.begin(), sizes.size()}, {strides.begin(), strides.size()}, device,
-                                    dtype);
-  }
-};
 
 class Device {
  public:
@@ -97,49 +80,37 @@ class Device {
 
   explicit Device(const Tensor& like);
 
-  torch::stable::Device torch_device() const { return device_; }
   cudaStream_t stream() const { return stream_; }
   void require_same(const char* name, const OptionalTensor& tensor) const;
-
-  template <size_t kCount>
-  std::array<OptionalTensor, kCount> convert(const std::array<const Tensor*, kCount>& tensors, ScalarType dtype) const {
-    std::array<OptionalTensor, kCount> converted;
-    convert(tensors.data(), converted.data(), kCount, dtype);
-    return converted;
-  }
 
   static void prepare(const Tensor&) {}
 
   void clear(RowSums* sums, int64_t rows) const;
-  void copy(Tensor& target, const Tensor& source) const;
-  void gemm(const Matrix& out, const Tensor& a, const Tensor& b, bool accumulate) const;
 
-  template <typename T>
-  void form_stack(const Tensor& features, const Rows& rows, bool with_rows, bool minmax, double eps, T* stack,
-                  MapStatistics<T>* statistics) const;
+  template <typename Operand>
+  void form_stack(const Tensor& features, const Rows& rows, bool with_rows, bool minmax, double eps, Operand* stack,
+                  MapStatistics<SumOf<Operand>>* statistics) const;
   template <typename T>
   void form_rows(const T* features, int64_t width, const Rows& rows, bool minmax, double eps, T* identical,
                  T* disparate, MapStatistics<T>* statistics) const;
-  template <typename T>
-  void bce_epilogue(const BceChunk<T>& chunk, const Rows& rows, int64_t batch, T* bias_partials) const;
+  // Gradients by logits go to `gradients`, which may be the logits themselves.
+  template <typename Operand>
+  void bce_epilogue(const BceChunk<SumOf<Operand>>& chunk, const Operand* bias, Operand* gradients, const Rows& rows,
+                    int64_t batch, SumOf<Operand>* bias_partials) const;
   template <typename T>
   void six_way(const SixWayLogits<T>& logits, const BceChunk<T>& chunk, const Rows& rows, int64_t batch) const;
   template <typename T>
   void map_dots(const T* features, const T* identical, const T* map_gradient, int64_t width, const Rows& rows,
                 RowSums* sums) const;
-  template <typename T>
-  void map_backward(const MapBackward<T>& task, const Rows& rows, int64_t batch, const Tensor& grad_features) const;
+  template <typename T, typename Feature>
+  void map_backward(const MapBackward<T, Feature>& task, const Rows& rows, int64_t batch,
+                    const Tensor& grad_features) const;
   template <typename T>
   void reduce_loss_and_bias(const BiasSums<T>& bias, const Tensor* grad_bias, const LossSums& sums, const Rows& rows,
                             const Tensor* loss, const Tensor& components) const;
 
  private:
   static constexpr int64_t kMaxGroups = 512;
-
-  static ScalarType type_of(float) { return ScalarType::Float; }
-  static ScalarType type_of(double) { return ScalarType::Double; }
-
-  void convert(const Tensor* const* tensors, OptionalTensor* converted, size_t count, ScalarType dtype) const;
 
   torch::stable::Device device_;
 #if !defined(INDEED_CUDA_EMULATION)

@@ -13,27 +13,27 @@ namespace {
 
 constexpr int kThreads = 256;
 
-template <typename In, typename T>
+template <typename Operand>
 struct FormTask {
-  const In* features;  // [B, n]
+  const Operand* features;  // [B, n]
   int64_t width;
   int64_t copied;  // samples copied into the stack: B, or 0
   bool minmax;
   double eps;
-  T* stack;      // [copied, n]
-  T* identical;  // [R, n]
-  T* disparate;  // [R, n] or null
-  MapStatistics<T>* statistics;
+  Operand* stack;      // [copied, n]
+  Operand* identical;  // [R, n]
+  Operand* disparate;  // [R, n] or null
+  MapStatistics<SumOf<Operand>>* statistics;
 };
 
 // By one block; every thread gets the result.
-template <typename T, int kLanes, typename In>
-__device__ MapStatistics<T> map_statistics(const FormTask<In, T>& task, const In* source, const In* partner,
+template <int kLanes, typename Operand, typename T = SumOf<Operand>>
+__device__ MapStatistics<T> map_statistics(const FormTask<Operand>& task, const Operand* source, const Operand* partner,
                                            double* shared) {
   const auto for_each_u = [&](auto visit) {
     const int64_t step = static_cast<int64_t>(blockDim.x) * kLanes;
     for (int64_t k = static_cast<int64_t>(threadIdx.x) * kLanes; k < task.width; k += step) {
-      const Lanes<In, kLanes> s = load_lanes<kLanes>(source + k), p = load_lanes<kLanes>(partner + k);
+      const Lanes<Operand, kLanes> s = load_lanes<kLanes>(source + k), p = load_lanes<kLanes>(partner + k);
       INDEED_UNROLL
       for (int l = 0; l < kLanes; ++l) visit(static_cast<T>(s.lane[l]) * static_cast<T>(p.lane[l]));
     }
@@ -77,30 +77,31 @@ __device__ MapStatistics<T> map_statistics(const FormTask<In, T>& task, const In
   return minmax_statistics(low, high, all_low, all_high, task.eps);
 }
 
-template <typename T, int kLanes, typename In>
-__device__ void form_row(const FormTask<In, T>& task, const PairView& pairs, int64_t row, double* shared) {
+template <int kLanes, typename Operand>
+__device__ void form_row(const FormTask<Operand>& task, const PairView& pairs, int64_t row, double* shared) {
+  using T = SumOf<Operand>;
   const int64_t first = static_cast<int64_t>(threadIdx.x) * kLanes, step = static_cast<int64_t>(blockDim.x) * kLanes;
-  T* identical = task.identical + row * task.width;
-  T* disparate = task.disparate != nullptr ? task.disparate + row * task.width : nullptr;
+  Operand* identical = task.identical + row * task.width;
+  Operand* disparate = task.disparate != nullptr ? task.disparate + row * task.width : nullptr;
   if (!is_valid(pairs, row)) {
     for (int64_t k = threadIdx.x; k < task.width; k += blockDim.x) {
-      identical[k] = std::numeric_limits<T>::quiet_NaN();
+      identical[k] = static_cast<Operand>(std::numeric_limits<T>::quiet_NaN());
       if (disparate != nullptr) disparate[k] = identical[k];
     }
     return;
   }
-  const In* source = task.features + source_of(pairs, row) * task.width;
-  const In* partner = task.features + partner_of(pairs, row) * task.width;
-  const MapStatistics<T> s = map_statistics<T, kLanes>(task, source, partner, shared);
+  const Operand* source = task.features + source_of(pairs, row) * task.width;
+  const Operand* partner = task.features + partner_of(pairs, row) * task.width;
+  const MapStatistics<T> s = map_statistics<kLanes>(task, source, partner, shared);
   if (threadIdx.x == 0) task.statistics[row] = s;
   for (int64_t k = first; k < task.width; k += step) {
-    const Lanes<In, kLanes> f = load_lanes<kLanes>(source + k), p = load_lanes<kLanes>(partner + k);
-    Lanes<T, kLanes> same, rest;
+    const Lanes<Operand, kLanes> f = load_lanes<kLanes>(source + k), p = load_lanes<kLanes>(partner + k);
+    Lanes<Operand, kLanes> same, rest;
     INDEED_UNROLL
     for (int l = 0; l < kLanes; ++l) {
-      const T own = static_cast<T>(f.lane[l]);
-      same.lane[l] = map_value(own * static_cast<T>(p.lane[l]), s) * own;
-      rest.lane[l] = own - same.lane[l];
+      const T own = static_cast<T>(f.lane[l]), formed = map_value(own * static_cast<T>(p.lane[l]), s) * own;
+      same.lane[l] = static_cast<Operand>(formed);
+      rest.lane[l] = static_cast<Operand>(own - formed);
     }
     store_lanes(identical + k, same);
     if (disparate != nullptr) store_lanes(disparate + k, rest);
@@ -108,12 +109,13 @@ __device__ void form_row(const FormTask<In, T>& task, const PairView& pairs, int
 }
 
 // Blocks [0, copied): copy a sample and index its rows. Further blocks: form a row each.
-template <typename In, typename T, int kLanes>
-__global__ void __launch_bounds__(kThreads, 4) form_rows_kernel(FormTask<In, T> task, PairView pairs, RowIndex index) {
+template <typename Operand, int kLanes>
+__global__ void __launch_bounds__(kThreads, 4) form_rows_kernel(FormTask<Operand> task, PairView pairs,
+                                                                RowIndex index) {
   INDEED_SHARED(double, shared, kMaxWarps);
   const int64_t block = blockIdx.x;
   if (block >= task.copied) {
-    form_row<T, kLanes>(task, pairs, block - task.copied, shared);
+    form_row<kLanes>(task, pairs, block - task.copied, shared);
     return;
   }
   if (warp_index() == 0) index_sample(pairs, index, block);
@@ -123,71 +125,61 @@ __global__ void __launch_bounds__(kThreads, 4) form_rows_kernel(FormTask<In, T> 
   }
   const int64_t step = static_cast<int64_t>(blockDim.x) * kLanes;
   for (int64_t k = static_cast<int64_t>(threadIdx.x) * kLanes; k < task.width; k += step) {
-    const Lanes<In, kLanes> f = load_lanes<kLanes>(task.features + block * task.width + k);
-    Lanes<T, kLanes> wide;
-    INDEED_UNROLL
-    for (int l = 0; l < kLanes; ++l) wide.lane[l] = static_cast<T>(f.lane[l]);
-    store_lanes(task.stack + block * task.width + k, wide);
+    store_lanes(task.stack + block * task.width + k, load_lanes<kLanes>(task.features + block * task.width + k));
   }
 }
 
-template <typename In, typename T>
-void launch(const FormTask<In, T>& task, const PairView& pairs, const RowIndex& index, bool with_rows,
+template <typename Operand>
+void launch(const FormTask<Operand>& task, const PairView& pairs, const RowIndex& index, bool with_rows,
             cudaStream_t stream) {
   const int64_t blocks = task.copied + (with_rows ? pairs.count : 0);
   if (blocks == 0) return;
-  constexpr int kLanes = kVectorBytes / sizeof(In);
-  const bool aligned = fits_lanes<kLanes>(task.features, task.width) &&
-                       fits_lanes<kLanes>(static_cast<const T*>(task.stack), task.width) &&
-                       fits_lanes<kLanes>(static_cast<const T*>(task.identical), task.width) &&
-                       fits_lanes<kLanes>(static_cast<const T*>(task.disparate), task.width);
+  constexpr int kLanes = kVectorBytes / sizeof(Operand);
+  bool aligned = true;
+  for (const Operand* matrix : {task.features, static_cast<const Operand*>(task.stack),
+                                static_cast<const Operand*>(task.identical),
+                                static_cast<const Operand*>(task.disparate)}) {
+    aligned = aligned && fits_lanes<kLanes>(matrix, task.width);
+  }
   const dim3 threads = block_size(cdiv(task.width, aligned ? kLanes : 1), kThreads);
   if (aligned) {
-    INDEED_LAUNCH((form_rows_kernel<In, T, kLanes>), grid_size(blocks), threads, 0, stream, task, pairs, index);
+    INDEED_LAUNCH((form_rows_kernel<Operand, kLanes>), grid_size(blocks), threads, 0, stream, task, pairs, index);
   } else {
-    INDEED_LAUNCH((form_rows_kernel<In, T, 1>), grid_size(blocks), threads, 0, stream, task, pairs, index);
+    INDEED_LAUNCH((form_rows_kernel<Operand, 1>), grid_size(blocks), threads, 0, stream, task, pairs, index);
   }
 }
 
 }  // namespace
 
-template <typename T>
-void Device::form_stack(const Tensor& any_features, const Rows& rows, bool with_rows, bool minmax, double eps,
-                        T* stack, MapStatistics<T>* statistics) const {
-  // Very narrow rows are computed in double whatever their type.
-  const Tensor features =
-      std::is_same_v<T, double> ? as_type(any_features, ScalarType::Double) : contiguous(any_features);
+template <typename Operand>
+void Device::form_stack(const Tensor& features, const Rows& rows, bool with_rows, bool minmax, double eps,
+                        Operand* stack, MapStatistics<SumOf<Operand>>* statistics) const {
   const int64_t batch = features.size(0), width = features.size(1);
   if (batch == 0) return rows.index(*this);
-  const auto form = [&](auto sample) {
-    using In = decltype(sample);
-    const FormTask<In, T> task{static_cast<const In*>(features.const_data_ptr()), width, batch, minmax, eps, stack,
+  const FormTask<Operand> task{static_cast<const Operand*>(features.const_data_ptr()), width, batch, minmax, eps, stack,
                                stack + batch * width, nullptr, statistics};
-    launch(task, rows.pairs(), rows.arrays(), with_rows, stream_);
-  };
-  if constexpr (std::is_same_v<T, double>) {
-    form(double{});
-  } else if (features.scalar_type() == ScalarType::Half) {
-    form(torch::headeronly::Half{});
-  } else if (features.scalar_type() == ScalarType::BFloat16) {
-    form(torch::headeronly::BFloat16{});
-  } else {
-    form(float{});
-  }
+  launch(task, rows.pairs(), rows.arrays(), with_rows, stream_);
 }
 
 template <typename T>
 void Device::form_rows(const T* features, int64_t width, const Rows& rows, bool minmax, double eps, T* identical,
                        T* disparate, MapStatistics<T>* statistics) const {
-  const FormTask<T, T> task{features, width, 0, minmax, eps, nullptr, identical, disparate, statistics};
+  const FormTask<T> task{features, width, 0, minmax, eps, nullptr, identical, disparate, statistics};
   launch(task, rows.pairs(), rows.arrays(), true, stream_);
 }
 
-#define INDEED_INSTANTIATE(T)                                                                                    \
-  template void Device::form_stack<T>(const Tensor&, const Rows&, bool, bool, double, T*, MapStatistics<T>*) const; \
-  template void Device::form_rows<T>(const T*, int64_t, const Rows&, bool, double, T*, T*, MapStatistics<T>*) const;
+#define INDEED_INSTANTIATE(Operand)                                                                  \
+  template void Device::form_stack(const Tensor&, const Rows&, bool, bool, double, Operand*,         \
+                                   MapStatistics<SumOf<Operand>>*) const;
 INDEED_INSTANTIATE(float)
 INDEED_INSTANTIATE(double)
+INDEED_INSTANTIATE(Half)
+INDEED_INSTANTIATE(BFloat16)
 #undef INDEED_INSTANTIATE
+
+template void Device::form_rows(const float*, int64_t, const Rows&, bool, double, float*, float*,
+                                MapStatistics<float>*) const;
+template void Device::form_rows(const double*, int64_t, const Rows&, bool, double, double*, double*,
+                                MapStatistics<double>*) const;
 
 }  // namespace indeed::cuda

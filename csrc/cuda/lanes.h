@@ -17,6 +17,16 @@ __device__ Lanes<T, kCount> load_lanes(const T* data) {
   return *reinterpret_cast<const Lanes<T, kCount>*>(data);
 }
 
+// In another type.
+template <typename T, int kCount, typename Stored>
+__device__ Lanes<T, kCount> load_lanes_as(const Stored* data) {
+  const Lanes<Stored, kCount> stored = load_lanes<kCount>(data);
+  Lanes<T, kCount> lanes;
+  INDEED_UNROLL
+  for (int l = 0; l < kCount; ++l) lanes.lane[l] = static_cast<T>(stored.lane[l]);
+  return lanes;
+}
+
 template <int kCount, typename T>
 __device__ void store_lanes(T* data, const Lanes<T, kCount>& lanes) {
   *reinterpret_cast<Lanes<T, kCount>*>(data) = lanes;

@@ -1,7 +1,6 @@
 // The gradient of the features through the identical maps. Every sample gathers from its own and its incoming rows in
 // a fixed order: no atomics.
 #include <limits>
-#include <type_traits>
 
 #include "cuda/device.h"
 #include "cuda/lanes.h"
@@ -12,19 +11,19 @@ namespace {
 
 constexpr int kThreads = 256;
 
-template <typename T>
-__device__ MapDerivative<T> derivative_of(const MapBackward<T>& b, int64_t row, bool minmax) {
+template <typename T, typename Feature>
+__device__ MapDerivative<T> derivative_of(const MapBackward<T, Feature>& b, int64_t row, bool minmax) {
   return map_derivative(b.statistics[row], minmax, static_cast<T>(b.sums[row].dot_identical),
                         static_cast<T>(b.sums[row].dot_disparate));
 }
 
 // Block (x, y): sample x, tile y of the features.
-template <typename T, typename Out, bool kMinmax, int kLanes>
-__global__ void __launch_bounds__(kThreads) map_backward_kernel(MapBackward<T> b, RowView rows, Out* out) {
+template <typename T, typename Feature, typename Out, bool kMinmax, int kLanes>
+__global__ void __launch_bounds__(kThreads) map_backward_kernel(MapBackward<T, Feature> b, RowView rows, Out* out) {
   const int64_t sample = blockIdx.x;
   const int64_t j = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * kLanes;
   if (j >= b.width) return;
-  const Lanes<T, kLanes> f = load_lanes<kLanes>(b.features + sample * b.feature_stride + j);
+  const Lanes<T, kLanes> f = load_lanes_as<T, kLanes>(b.features + sample * b.feature_stride + j);
   Lanes<T, kLanes> sum{};
   if (b.base != nullptr) sum = load_lanes<kLanes>(b.base + sample * b.gradient_stride + j);
 
@@ -36,7 +35,7 @@ __global__ void __launch_bounds__(kThreads) map_backward_kernel(MapBackward<T> b
       continue;
     }
     const MapStatistics<T> s = b.statistics[row];
-    const Lanes<T, kLanes> partner = load_lanes<kLanes>(b.features + rows.partner[row] * b.feature_stride + j);
+    const Lanes<T, kLanes> partner = load_lanes_as<T, kLanes>(b.features + rows.partner[row] * b.feature_stride + j);
     const Lanes<T, kLanes> t = load_lanes<kLanes>(b.map_gradient + row * b.gradient_stride + j);
     // The reverse row (partner, f) shares u: what it sends to its partner, this sample, is gathered here too.
     MapDerivative<T> derivative = derivative_of(b, row, kMinmax);
@@ -64,7 +63,7 @@ __global__ void __launch_bounds__(kThreads) map_backward_kernel(MapBackward<T> b
     if (rows.reverse_row[row] >= 0) continue;  // its reverse row, an own row, carried it
     const MapStatistics<T> s = b.statistics[row];
     const MapDerivative<T> derivative = derivative_of(b, row, kMinmax);
-    const Lanes<T, kLanes> source = load_lanes<kLanes>(b.features + rows.source[row] * b.feature_stride + j);
+    const Lanes<T, kLanes> source = load_lanes_as<T, kLanes>(b.features + rows.source[row] * b.feature_stride + j);
     const Lanes<T, kLanes> t = load_lanes<kLanes>(b.map_gradient + row * b.gradient_stride + j);
     INDEED_UNROLL
     for (int l = 0; l < kLanes; ++l) {
@@ -79,17 +78,21 @@ __global__ void __launch_bounds__(kThreads) map_backward_kernel(MapBackward<T> b
   store_lanes(out + sample * b.feature_stride + j, result);
 }
 
-template <typename T, typename Out, bool kMinmax, int kLanes>
-void launch(const MapBackward<T>& task, const RowView& rows, int64_t batch, Out* out, cudaStream_t stream) {
+template <int kLanes, bool kMinmax, typename T, typename Feature, typename Out>
+void launch(const MapBackward<T, Feature>& task, const RowView& rows, int64_t batch, Out* out, cudaStream_t stream) {
   const int64_t lanes = cdiv(task.width, kLanes);
   const dim3 threads = block_size(lanes, kThreads);
-  INDEED_LAUNCH((map_backward_kernel<T, Out, kMinmax, kLanes>), grid_size(batch, cdiv(lanes, threads.x)), threads, 0,
-                stream, task, rows, out);
+  INDEED_LAUNCH((map_backward_kernel<T, Feature, Out, kMinmax, kLanes>), grid_size(batch, cdiv(lanes, threads.x)), threads,
+                0, stream, task, rows, out);
 }
 
-template <typename T, typename Out>
-void launch_any(const MapBackward<T>& task, const RowView& rows, int64_t batch, const Tensor& grad_features,
-                cudaStream_t stream) {
+}  // namespace
+
+template <typename T, typename Feature>
+void Device::map_backward(const MapBackward<T, Feature>& task, const Rows& rows, int64_t batch,
+                          const Tensor& grad_features) const {
+  if (batch == 0 || task.width == 0) return;
+  using Out = GradientOf<Feature>;
   constexpr int kLanes = kVectorBytes / sizeof(T);
   Out* out = static_cast<Out*>(grad_features.mutable_data_ptr());
   const bool aligned = task.width % kLanes == 0 && fits_lanes<kLanes>(task.features, task.feature_stride) &&
@@ -97,26 +100,17 @@ void launch_any(const MapBackward<T>& task, const RowView& rows, int64_t batch, 
                        fits_lanes<kLanes>(task.base, task.gradient_stride) &&
                        fits_lanes<kLanes>(task.grad_source, task.gradient_stride) &&
                        fits_lanes<kLanes>(static_cast<const Out*>(out), task.feature_stride);
-  const auto run = task.minmax ? (aligned ? launch<T, Out, true, kLanes> : launch<T, Out, true, 1>)
-                               : (aligned ? launch<T, Out, false, kLanes> : launch<T, Out, false, 1>);
-  run(task, rows, batch, out, stream);
+  const auto run = task.minmax ? (aligned ? launch<kLanes, true, T, Feature, Out> : launch<1, true, T, Feature, Out>)
+                               : (aligned ? launch<kLanes, false, T, Feature, Out> : launch<1, false, T, Feature, Out>);
+  run(task, rows.view(), batch, out, stream_);
 }
 
-}  // namespace
-
-template <typename T>
-void Device::map_backward(const MapBackward<T>& task, const Rows& rows, int64_t batch,
-                          const Tensor& grad_features) const {
-  if (batch == 0 || task.width == 0) return;
-  if constexpr (std::is_same_v<T, float>) {
-    if (grad_features.scalar_type() == ScalarType::BFloat16) {
-      return launch_any<T, torch::headeronly::BFloat16>(task, rows.view(), batch, grad_features, stream_);
-    }
-  }
-  launch_any<T, T>(task, rows.view(), batch, grad_features, stream_);
-}
-
-template void Device::map_backward<float>(const MapBackward<float>&, const Rows&, int64_t, const Tensor&) const;
-template void Device::map_backward<double>(const MapBackward<double>&, const Rows&, int64_t, const Tensor&) const;
+#define INDEED_INSTANTIATE(T, Feature)                                                                         \
+  template void Device::map_backward(const MapBackward<T, Feature>&, const Rows&, int64_t, const Tensor&) const;
+INDEED_INSTANTIATE(float, float)
+INDEED_INSTANTIATE(double, double)
+INDEED_INSTANTIATE(float, Half)
+INDEED_INSTANTIATE(float, BFloat16)
+#undef INDEED_INSTANTIATE
 
 }  // namespace indeed::cuda

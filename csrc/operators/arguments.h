@@ -62,6 +62,10 @@ inline Tensor as_type(const Tensor& tensor, ScalarType dtype) {
   return tensor.scalar_type() == dtype ? to_contiguous(tensor) : to_contiguous(torch::stable::to(tensor, dtype));
 }
 
+inline OptionalTensor as_type(const OptionalTensor& tensor, ScalarType dtype) {
+  return tensor.has_value() ? OptionalTensor(as_type(*tensor, dtype)) : std::nullopt;
+}
+
 // The type sums are held in: float32 for half types, the type itself otherwise.
 inline ScalarType accumulation_type(const char* name, ScalarType dtype) {
   if (dtype == ScalarType::Half || dtype == ScalarType::BFloat16) return ScalarType::Float;

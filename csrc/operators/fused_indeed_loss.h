@@ -6,7 +6,7 @@
 //               ∂W <- [G_O; G_I]ᵀ X,   [V; T] += [G_O; G_I] W
 //   ∂f <- V + what T sends through the maps
 //
-// Half types are computed in float32, very narrow rows in double, a class chunk of the weight at a time. This
+// Half types are summed in float32, very narrow rows computed in double, a class chunk of the weight at a time. This
 // composition is the same on every device; the matrix products, and the row-local work that a device does along with
 // them, are Device::Products. What else a Device must offer is listed in cpu/device.h.
 #pragma once
@@ -49,9 +49,10 @@ struct LossSizes {
 // One class chunk: its logits, its rows of the weight and of the weight's gradient.
 template <typename T>
 struct ClassChunk {
-  BceChunk<T> bce;  // logits [B, classes], then [R, classes] right behind
-  const T* weight;  // [classes, n]
-  T* grad_weight;   // [classes, n] or null
+  BceChunk<T> bce;     // logits [B, classes], then [R, classes] right behind; without the bias
+  const void* bias;    // [C] in the type of operands, or null
+  Tensor weight;       // [classes, n] in the type of operands
+  OptionalTensor grad_weight;  // [classes, n]
   bool first, last;
 };
 
@@ -74,10 +75,11 @@ class FusedLoss {
         kernel_grad_dtype_(dtype == loss_dtype ? saved_grad_dtype_ : dtype),
         sizes_(sizes(request, rows)),
         bias_groups_(Device::bias_groups(sizes_.batch)),
-        products_(device, request, rows, sizes_),
-        scratch_(request.features, scratch_bytes()) {
-    convert_parameters();
-  }
+        products_(device, request, rows, sizes_, dtype),
+        bias_(as_type(request.bias, products_.operand_type())),
+        pos_weight_(as_type(request.pos_weight, dtype)),
+        row_weight_(as_type(request.row_weight, dtype)),
+        scratch_(request.features, scratch_bytes()) {}
 
   std::tuple<Tensor, Tensor> run() {
     logits_ = scratch_.template take<T>(logit_elements());
@@ -128,20 +130,6 @@ class FusedLoss {
            Scratch::template bytes_of<MapStatistics<T>>(rows_.count()) + products_.scratch_bytes();
   }
 
-  // To the accumulation type, the weight only where one class chunk takes all of it.
-  void convert_parameters() {
-    const auto optional = [](const OptionalTensor& tensor) { return tensor.has_value() ? &*tensor : nullptr; };
-    std::array<OptionalTensor, 4> converted = device_.convert(
-        std::array<const Tensor*, 4>{sizes_.chunk == sizes_.classes ? &request_.weight : nullptr,
-                                     optional(request_.bias), optional(request_.pos_weight),
-                                     optional(request_.row_weight)},
-        dtype_);
-    weight_ = std::move(converted[0]);
-    bias_ = std::move(converted[1]);
-    pos_weight_ = std::move(converted[2]);
-    row_weight_ = std::move(converted[3]);
-  }
-
   void allocate_gradients() {
     const auto allocate = [&](std::initializer_list<int64_t> shape, ScalarType dtype) {
       Tensor gradient = empty_like_type(request_.features, shape, dtype);
@@ -158,29 +146,29 @@ class FusedLoss {
   }
 
   void class_chunk_step(int64_t first, int64_t count, const Tensor& loss, const Tensor& components) {
-    const Tensor weight = weight_chunk(first, count);
-    const bool converts = request_.wants(kGradWeight) && kernel_grad_dtype_ != dtype_;
-    const Tensor converted =
-        converts ? empty_like_type(request_.features, {count, sizes_.width}, dtype_) : grad_weight_;
+    const auto rows_of = [&](const Tensor& matrix) {
+      return count == sizes_.classes ? matrix : torch::stable::narrow(const_cast<Tensor&>(matrix), 0, first, count);
+    };
     ClassChunk<T> chunk{};
     chunk.bce = cross_entropies(first, count);
-    chunk.weight = data(weight);
-    if (request_.wants(kGradWeight)) chunk.grad_weight = data(converted) + (converts ? 0 : first * sizes_.width);
+    chunk.bias = bias_.has_value() ? bias_->const_data_ptr() : nullptr;
+    chunk.weight = as_type(rows_of(request_.weight), products_.operand_type());
+    const ScalarType written = Device::gradient_type(dtype_, kernel_grad_dtype_);
+    const bool converts = request_.wants(kGradWeight) && kernel_grad_dtype_ != written;
+    if (converts) {
+      chunk.grad_weight = empty_like_type(request_.features, {count, sizes_.width}, written);
+    } else if (request_.wants(kGradWeight)) {
+      chunk.grad_weight = rows_of(grad_weight_);
+    }
     chunk.first = first == 0;
     chunk.last = first + count == sizes_.classes;
     products_.logits_and_losses(chunk, bias_partials_);
     reduce_loss_and_bias(first, count, loss, components);
     if (request_.output_mask != 0) products_.grad_products(chunk);
     if (converts) {
-      Tensor target = torch::stable::narrow(grad_weight_, 0, first, count);
-      device_.copy(target, converted);
+      Tensor target = rows_of(grad_weight_);
+      torch::stable::copy_(target, *chunk.grad_weight);
     }
-  }
-
-  // Classes [first, first + count) of the weight in the accumulation type.
-  Tensor weight_chunk(int64_t first, int64_t count) const {
-    if (weight_.has_value()) return *weight_;
-    return as_type(torch::stable::narrow(const_cast<Tensor&>(request_.weight), 0, first, count), dtype_);
   }
 
   BceChunk<T> cross_entropies(int64_t first, int64_t count) const {
@@ -190,7 +178,6 @@ class FusedLoss {
     chunk.stride = products_.logit_stride(count);
     chunk.original = logits_;
     chunk.identical = logits_ + sizes_.batch * chunk.stride;
-    chunk.bias = optional_data<T>(bias_);
     chunk.pos_weight = optional_data<T>(pos_weight_);
     chunk.positive_bits = label_words(request_.positive_bits);
     chunk.valid_bits = label_words(request_.valid_bits);
@@ -223,8 +210,8 @@ class FusedLoss {
   const LossSizes sizes_;
   const int64_t bias_groups_;
   Products products_;
+  const OptionalTensor bias_, pos_weight_, row_weight_;
   Scratch scratch_;
-  OptionalTensor weight_, bias_, pos_weight_, row_weight_;
   T* logits_ = nullptr;         // [O; Q], then [G_O; G_I], [B + R, chunk]
   T* bias_partials_ = nullptr;  // [groups, chunk]
   RowSums* sums_ = nullptr;     // [R]

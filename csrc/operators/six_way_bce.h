@@ -98,16 +98,14 @@ SixWayInputs check_six_way(const Device& device, const SixWayArguments& a, const
   device.require_same("labels", a.valid_bits);
   device.require_same("lam", a.lam);
   device.require_same("pos_weight", a.pos_weight);
-  SixWayInputs in{as_type(a.logits, dtype),
-                  as_type(a.identical_logits, dtype),
-                  as_type(a.disparate_logits, dtype),
-                  to_contiguous(a.positive_bits),
-                  to_contiguous(a.valid_bits),
-                  std::nullopt,
-                  loss_weights(a.lam_identical, a.lam_disparate, a.lam),
-                  a.term_mask};
-  if (a.pos_weight.has_value()) in.pos_weight = as_type(*a.pos_weight, dtype);
-  return in;
+  return {as_type(a.logits, dtype),
+          as_type(a.identical_logits, dtype),
+          as_type(a.disparate_logits, dtype),
+          to_contiguous(a.positive_bits),
+          to_contiguous(a.valid_bits),
+          as_type(a.pos_weight, dtype),
+          loss_weights(a.lam_identical, a.lam_disparate, a.lam),
+          a.term_mask};
 }
 
 // logits [B, C], [R, C], [R, C] -> loss [] or [R], components [3].
