@@ -8,6 +8,7 @@
 #include "cpu/labels.h"
 #include "cpu/parallel.h"
 #include "cpu/products.h"
+#include "cpu/reduce.h"
 #include "cpu/row_index.h"
 #include "cpu/row_kernels.h"
 #include "cpu/workspace.h"
@@ -120,37 +121,9 @@ class Device {
     });
   }
 
-  // Unless null: the bias gradient of a class chunk, and the loss with its components.
   template <typename T>
-  void reduce_loss_and_bias(const BiasSums<T>& bias, const Tensor* grad_bias, const LossSums& sums, const Rows& rows,
-              const Tensor* loss, const Tensor& components) const {
-    if (grad_bias != nullptr) {
-      T* out = grad_bias->mutable_data_ptr<T>() + bias.first_class;
-      std::fill(out, out + bias.classes, T(0));
-      for (int64_t chunk = 0; chunk < bias.groups; ++chunk) {
-        for (int64_t c = 0; c < bias.classes; ++c) out[c] += bias.partials[chunk * bias.classes + c];
-      }
-    }
-    if (loss != nullptr) reduce_loss<T>(sums, rows.count(), loss->mutable_data_ptr<T>(), components.mutable_data_ptr<T>());
-  }
-
- private:
-  template <typename T>
-  static void reduce_loss(const LossSums& task, int64_t rows, T* loss, T* components) {
-    const Reduction reduction = static_cast<Reduction>(task.reduction);
-    double parts[3] = {0, 0, 0}, total = 0;
-    for (int64_t row = 0; row < rows; ++row) {
-      const RowSums& s = task.sums[row];
-      const double value = row_loss(s, task.lam);
-      if (reduction == Reduction::kNone) loss[row] = static_cast<T>(value);
-      total += value;
-      parts[0] += s.original;
-      parts[1] += s.identical;
-      parts[2] += s.disparate;
-    }
-    const double scale = reduction_scale(reduction, rows);
-    if (reduction != Reduction::kNone) loss[0] = static_cast<T>(total * scale);
-    for (int part = 0; part < 3; ++part) components[part] = static_cast<T>(parts[part] * scale);
+  void reduce(const Reductions<T>& task, const Rows& rows) const {
+    cpu::reduce(task, rows.count());
   }
 };
 

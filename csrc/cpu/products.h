@@ -12,6 +12,7 @@
 #include "cpu/row_index.h"
 #include "cpu/fused_kernels.h"
 #include "cpu/parallel.h"
+#include "cpu/reduce.h"
 #include "cpu/workspace.h"
 #include "operators/fused_indeed_loss.h"
 
@@ -104,7 +105,9 @@ class Products {
     });
   }
 
-  void grad_products(const ClassChunk<T>&) {
+  void grad_products_and_reductions(const ClassChunk<T>&, const Reductions<T>& reductions) {
+    reduce(reductions, rows_.count);
+    if (request_.output_mask == 0) return;
     parallel_items(slots_, column_tiles_, [&](int64_t slot, int64_t k, int64_t next) {
       T* stack_gradient = stack_gradient_ + (has_one_chunk() ? slot : k) * sizes_.stacked * column_tile_;
       kernels().grad_products(block_, rows_, k * column_tile_, std::min(sizes_.width, next * column_tile_), column_tile_, stack_gradient,

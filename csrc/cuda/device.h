@@ -103,11 +103,10 @@ class Device {
   void map_dots(const T* features, const T* identical, const T* map_gradient, int64_t width, const Rows& rows,
                 RowSums* sums) const;
   template <typename T, typename Feature>
-  void map_backward(const MapBackward<T, Feature>& task, const Rows& rows, int64_t batch,
-                    const Tensor& grad_features) const;
+  void map_backward(const MapBackward<T, Feature>& task, const Rows& rows, int64_t batch, const Tensor& grad_features,
+                    const Reductions<T>& reductions = {}) const;
   template <typename T>
-  void reduce_loss_and_bias(const BiasSums<T>& bias, const Tensor* grad_bias, const LossSums& sums, const Rows& rows,
-                            const Tensor* loss, const Tensor& components) const;
+  void reduce(const Reductions<T>& task, const Rows& rows) const;
 
  private:
   static constexpr int64_t kMaxGroups = 512;

@@ -1,7 +1,6 @@
 // Identical features of every row and the statistics of their maps; for the fused loss also the copy of the features
 // above them and the index of the rows, as all of these need only features and pairs.
 #include <limits>
-#include <type_traits>
 
 #include "cuda/device.h"
 #include "cuda/lanes.h"
@@ -108,21 +107,18 @@ __device__ void form_row(const FormTask<Operand>& task, const PairView& pairs, i
   }
 }
 
-// Blocks [0, copied): copy a sample and index its rows. Further blocks: form a row each.
+// Blocks [0, copied): copy a sample and index rows. Further blocks: form a row each.
 template <typename Operand, int kLanes>
 __global__ void __launch_bounds__(kThreads, 4) form_rows_kernel(FormTask<Operand> task, PairView pairs,
                                                                 RowIndex index) {
   INDEED_SHARED(double, shared, kMaxWarps);
+  INDEED_SHARED(int64_t, index_shared, kThreads);
   const int64_t block = blockIdx.x;
   if (block >= task.copied) {
     form_row<kLanes>(task, pairs, block - task.copied, shared);
     return;
   }
-  if (warp_index() == 0) index_sample(pairs, index, block);
-  if (block == 0 && warp_index() == warp_count() - 1) index_sample(pairs, index, pairs.batch);
-  for (int64_t row = block * blockDim.x + threadIdx.x; row < pairs.count; row += task.copied * blockDim.x) {
-    index_row(pairs, index, row);
-  }
+  index_rows(pairs, index, block, task.copied, index_shared);
   const int64_t step = static_cast<int64_t>(blockDim.x) * kLanes;
   for (int64_t k = static_cast<int64_t>(threadIdx.x) * kLanes; k < task.width; k += step) {
     store_lanes(task.stack + block * task.width + k, load_lanes<kLanes>(task.features + block * task.width + k));
@@ -141,7 +137,9 @@ void launch(const FormTask<Operand>& task, const PairView& pairs, const RowIndex
                                 static_cast<const Operand*>(task.disparate)}) {
     aligned = aligned && fits_lanes<kLanes>(matrix, task.width);
   }
-  const dim3 threads = block_size(cdiv(task.width, aligned ? kLanes : 1), kThreads);
+  // For the index, as many threads as there are rows.
+  const int64_t items = std::max(cdiv(task.width, aligned ? kLanes : 1), task.copied > 0 ? pairs.count : 0);
+  const dim3 threads = block_size(items, kThreads);
   if (aligned) {
     INDEED_LAUNCH((form_rows_kernel<Operand, kLanes>), grid_size(blocks), threads, 0, stream, task, pairs, index);
   } else {

@@ -4,12 +4,12 @@
 
 #include "cuda/device.h"
 #include "cuda/lanes.h"
-#include "cuda/reduce.h"
+#include "cuda/reduce_loss.h"
 
 namespace indeed::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = kReduceThreads;
 
 template <typename T, typename Feature>
 __device__ MapDerivative<T> derivative_of(const MapBackward<T, Feature>& b, int64_t row, bool minmax) {
@@ -17,10 +17,17 @@ __device__ MapDerivative<T> derivative_of(const MapBackward<T, Feature>& b, int6
                         static_cast<T>(b.sums[row].dot_disparate));
 }
 
-// Block (x, y): sample x, tile y of the features.
+// Block (x, y): sample x, tile y of the features; the first blocks are those of the reductions.
 template <typename T, typename Feature, typename Out, bool kMinmax, int kLanes>
-__global__ void __launch_bounds__(kThreads) map_backward_kernel(MapBackward<T, Feature> b, RowView rows, Out* out) {
-  const int64_t sample = blockIdx.x;
+__global__ void __launch_bounds__(kThreads)
+    map_backward_kernel(MapBackward<T, Feature> b, RowView rows, Out* out, ReductionTask<T, Out> reductions,
+                        int64_t reduction_blocks) {
+  INDEED_SHARED(double, shared, kReduceThreads);
+  if (blockIdx.x < reduction_blocks) {
+    if (blockIdx.y == 0) reduce_loss_and_bias(reductions, blockIdx.x, shared);
+    return;
+  }
+  const int64_t sample = blockIdx.x - reduction_blocks;
   const int64_t j = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * kLanes;
   if (j >= b.width) return;
   const Lanes<T, kLanes> f = load_lanes_as<T, kLanes>(b.features + sample * b.feature_stride + j);
@@ -79,19 +86,21 @@ __global__ void __launch_bounds__(kThreads) map_backward_kernel(MapBackward<T, F
 }
 
 template <int kLanes, bool kMinmax, typename T, typename Feature, typename Out>
-void launch(const MapBackward<T, Feature>& task, const RowView& rows, int64_t batch, Out* out, cudaStream_t stream) {
+void launch(const MapBackward<T, Feature>& task, const RowView& rows, int64_t batch, Out* out,
+            const ReductionTask<T, Out>& reductions, cudaStream_t stream) {
   const int64_t lanes = cdiv(task.width, kLanes);
-  const dim3 threads = block_size(lanes, kThreads);
-  INDEED_LAUNCH((map_backward_kernel<T, Feature, Out, kMinmax, kLanes>), grid_size(batch, cdiv(lanes, threads.x)), threads,
-                0, stream, task, rows, out);
+  const int64_t extra = reductions.blocks();
+  const dim3 threads = block_size(extra > 0 ? kThreads : lanes, kThreads);
+  INDEED_LAUNCH((map_backward_kernel<T, Feature, Out, kMinmax, kLanes>), grid_size(extra + batch, cdiv(lanes, threads.x)),
+                threads, 0, stream, task, rows, out, reductions, extra);
 }
 
 }  // namespace
 
 template <typename T, typename Feature>
 void Device::map_backward(const MapBackward<T, Feature>& task, const Rows& rows, int64_t batch,
-                          const Tensor& grad_features) const {
-  if (batch == 0 || task.width == 0) return;
+                          const Tensor& grad_features, const Reductions<T>& reductions) const {
+  if (batch == 0 || task.width == 0) return reduce(reductions, rows);
   using Out = GradientOf<Feature>;
   constexpr int kLanes = kVectorBytes / sizeof(T);
   Out* out = static_cast<Out*>(grad_features.mutable_data_ptr());
@@ -102,11 +111,12 @@ void Device::map_backward(const MapBackward<T, Feature>& task, const Rows& rows,
                        fits_lanes<kLanes>(static_cast<const Out*>(out), task.feature_stride);
   const auto run = task.minmax ? (aligned ? launch<kLanes, true, T, Feature, Out> : launch<1, true, T, Feature, Out>)
                                : (aligned ? launch<kLanes, false, T, Feature, Out> : launch<1, false, T, Feature, Out>);
-  run(task, rows.view(), batch, out, stream_);
+  run(task, rows.view(), batch, out, reduction_task<T, Out>(reductions, rows.view()), stream_);
 }
 
 #define INDEED_INSTANTIATE(T, Feature)                                                                         \
-  template void Device::map_backward(const MapBackward<T, Feature>&, const Rows&, int64_t, const Tensor&) const;
+  template void Device::map_backward(const MapBackward<T, Feature>&, const Rows&, int64_t, const Tensor&, \
+                                     const Reductions<T>&) const;
 INDEED_INSTANTIATE(float, float)
 INDEED_INSTANTIATE(double, double)
 INDEED_INSTANTIATE(float, Half)

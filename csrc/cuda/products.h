@@ -70,7 +70,10 @@ class Device::Products {
     });
   }
 
-  void grad_products(const ClassChunk<T>& chunk) {
+  // After the last chunk the reductions are blocks of the map's backward, beside which they take no time.
+  void grad_products_and_reductions(const ClassChunk<T>& chunk, const Reductions<T>& reductions) {
+    const bool maps = chunk.last && stacks_gradient();
+    if (!maps) device_.reduce(reductions, rows_);
     const Matrix gradients = grad_logits(chunk);
     // Of float16 the gradients by logits are not yet scaled: averaged they would leave its range.
     const double scale = operand_type_ == ScalarType::Half ? chunk.bce.scale : 1;
@@ -82,7 +85,7 @@ class Device::Products {
     if (!request_.wants(kGradFeatures)) return;
     const Matrix stack_gradient{stack_gradient_, sizes_.stacked, sizes_.width, sum_type_};
     gemm_(stack_gradient, gradients, weight(chunk), chunk.first ? 0 : 1, scale);
-    if (chunk.last && stacks_gradient()) map_backward();
+    if (maps) map_backward(reductions);
   }
 
  private:
@@ -115,7 +118,7 @@ class Device::Products {
     return {data, sizes_.stacked, chunk.bce.classes, operand_type_};
   }
 
-  void map_backward() {
+  void map_backward(const Reductions<T>& reductions) {
     with_operand<T>(operand_type_, [&](auto operand) {
       const MapBackward<T, decltype(operand)> task{sizes_.width,
                                                    request_.minmax,
@@ -127,7 +130,7 @@ class Device::Products {
                                                    sums_,
                                                    sizes_.width,
                                                    sizes_.width};
-      device_.map_backward(task, rows_, sizes_.batch, grad_features_);
+      device_.map_backward(task, rows_, sizes_.batch, grad_features_, reductions);
     });
   }
 

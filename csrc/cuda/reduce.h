@@ -57,4 +57,18 @@ __device__ V block_reduce(V value, Combine combine, V* shared) {
   return result;
 }
 
+// The sum of the values of all threads up to and including this one; shared has room for kMaxWarps values.
+template <typename V>
+__device__ V inclusive_sum(V value, V* shared) {
+  for (int offset = 1; offset < kWarp; offset *= 2) {
+    const V lower = __shfl_sync(kFullMask, value, lane_index() >= offset ? lane_index() - offset : lane_index());
+    if (lane_index() >= offset) value += lower;
+  }
+  if (lane_index() == kWarp - 1) shared[warp_index()] = value;
+  __syncthreads();
+  for (int warp = 0; warp < warp_index(); ++warp) value += shared[warp];
+  __syncthreads();  // shared may be reused at once
+  return value;
+}
+
 }  // namespace indeed::cuda

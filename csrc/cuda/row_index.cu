@@ -9,16 +9,12 @@ namespace {
 constexpr int kThreads = 256;
 
 __global__ void __launch_bounds__(kThreads) row_index_kernel(PairView pairs, RowIndex index) {
-  const int64_t threads = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  for (int64_t row = thread; row < pairs.count; row += threads) index_row(pairs, index, row);
-  for (int64_t sample = thread / kWarp; sample <= pairs.batch; sample += threads / kWarp) {
-    index_sample(pairs, index, sample);
-  }
+  INDEED_SHARED(int64_t, shared, kThreads);
+  index_rows(pairs, index, blockIdx.x, gridDim.x, shared);
 }
 
 size_t index_bytes(int64_t count, int64_t batch) {
-  return 5 * Device::Scratch::bytes_of<int64_t>(count) + 2 * Device::Scratch::bytes_of<int64_t>(batch + 1);
+  return 5 * Device::Scratch::bytes_of<int64_t>(count) + 4 * Device::Scratch::bytes_of<int64_t>(batch + 1);
 }
 
 }  // namespace
@@ -31,11 +27,13 @@ Device::Rows::Rows(const Device& device, const Tensor& pairs, int64_t batch)
   for (int64_t** array : {&index_.source, &index_.partner, &index_.reverse_row, &index_.own, &index_.incoming}) {
     *array = scratch_.take<int64_t>(pairs_.count);
   }
-  for (int64_t** array : {&index_.own_begin, &index_.incoming_begin}) *array = scratch_.take<int64_t>(batch + 1);
+  for (int64_t** array : {&index_.own_begin, &index_.incoming_begin, &index_.next[0], &index_.next[1]}) {
+    *array = scratch_.take<int64_t>(batch + 1);
+  }
 }
 
 void Device::Rows::index(const Device& device) const {
-  const int64_t blocks = std::min<int64_t>(pairs_.batch / (kThreads / kWarp) + 1, 1 << 16);
+  const int64_t blocks = std::clamp<int64_t>(cdiv(pairs_.count, kThreads), 2, 1 << 10);
   INDEED_LAUNCH(row_index_kernel, grid_size(blocks), dim3(kThreads), 0, device.stream(), pairs_, index_);
 }
 

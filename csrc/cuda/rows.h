@@ -22,6 +22,7 @@ struct PairView {
 struct RowIndex {
   int64_t *source, *partner, *reverse_row;
   int64_t *own_begin, *own, *incoming_begin, *incoming;
+  int64_t* next[2];  // [B + 1], scratch memory of the two lists
 };
 
 }  // namespace indeed::cuda

@@ -155,6 +155,17 @@ inline double reduction_scale(Reduction reduction, int64_t rows) {
   return reduction == Reduction::kMean ? 1.0 / static_cast<double>(rows > 0 ? rows : 1) : 1.0;
 }
 
+// What is left to sum when the cross-entropies of a class chunk are there: the bias gradient of its classes and, after
+// the last chunk, the loss.
+template <typename T>
+struct Reductions {
+  BiasSums<T> bias;
+  const Tensor* grad_bias;  // [C] or null
+  LossSums sums;
+  const Tensor* loss;  // [] or [R], or null
+  const Tensor* components;
+};
+
 // Uninitialised (loss [] or [R], components [3]).
 inline std::tuple<Tensor, Tensor> empty_loss(Reduction reduction, int64_t rows, const Tensor& like, ScalarType dtype) {
   Tensor loss =

@@ -91,7 +91,7 @@ class FusedLoss {
     products_.begin(scratch_, statistics, sums_, grad_features_);
     if (nothing_to_multiply()) {
       if (rows_.count() > 0) device_.clear(sums_, rows_.count());
-      reduce_loss_and_bias(0, 0, loss, components);
+      device_.reduce(reductions(0, 0, loss, components), rows_);
     } else {
       for (int64_t first = 0; first < sizes_.classes; first += sizes_.chunk) {
         class_chunk_step(first, std::min(sizes_.chunk, sizes_.classes - first), loss, components);
@@ -163,8 +163,7 @@ class FusedLoss {
     chunk.first = first == 0;
     chunk.last = first + count == sizes_.classes;
     products_.logits_and_losses(chunk, bias_partials_);
-    reduce_loss_and_bias(first, count, loss, components);
-    if (request_.output_mask != 0) products_.grad_products(chunk);
+    products_.grad_products_and_reductions(chunk, reductions(first, count, loss, components));
     if (converts) {
       Tensor target = rows_of(grad_weight_);
       torch::stable::copy_(target, *chunk.grad_weight);
@@ -191,15 +190,15 @@ class FusedLoss {
     return chunk;
   }
 
-  // After the cross-entropies of classes [first, first + count): their bias gradient, after the last also the loss.
-  void reduce_loss_and_bias(int64_t first, int64_t count, const Tensor& loss, const Tensor& components) {
-    const BiasSums<T> bias{bias_partials_, bias_groups_, first, count};
-    const LossSums sums{sums_, request_.lam, static_cast<int64_t>(request_.reduction)};
+  // After the cross-entropies of classes [first, first + count).
+  Reductions<T> reductions(int64_t first, int64_t count, const Tensor& loss, const Tensor& components) const {
     const bool has_bias = request_.wants(kGradBias) && count > 0;
     const bool last = first + count == sizes_.classes || count == 0;
-    if (has_bias || last) {
-      device_.reduce_loss_and_bias(bias, has_bias ? &grad_bias_ : nullptr, sums, rows_, last ? &loss : nullptr, components);
-    }
+    return {{bias_partials_, bias_groups_, first, count},
+            has_bias ? &grad_bias_ : nullptr,
+            {sums_, request_.lam, static_cast<int64_t>(request_.reduction)},
+            last ? &loss : nullptr,
+            &components};
   }
 
   const Device& device_;

@@ -48,8 +48,8 @@ std::tuple<Tensor, Tensor> six_way_forward(const Device& device, const SixWayInp
   chunk.sums = scratch.template take<RowSums>(rows.count());
   device.six_way(logits, chunk, rows, in.logits.size(0));
   const auto [loss, components] = empty_loss(reduction, rows.count(), in.logits, dtype);
-  device.reduce_loss_and_bias(BiasSums<T>{}, nullptr, LossSums{chunk.sums, chunk.lam, static_cast<int64_t>(reduction)}, rows, &loss,
-                components);
+  const LossSums sums{chunk.sums, chunk.lam, static_cast<int64_t>(reduction)};
+  device.reduce(Reductions<T>{{}, nullptr, sums, &loss, &components}, rows);
   return {loss, components};
 }
 
