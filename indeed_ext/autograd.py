@@ -133,7 +133,7 @@ class FusedINDeeDLoss(torch.autograd.Function):
             row_weight = grad_loss.contiguous()
             _, _, *gradients = _fused(ctx.operators, ctx.saved_tensors, options, row_weight, ctx.output_mask)
         else:
-            gradients = _scaled(ctx.saved_tensors, grad_loss)
+            gradients = _scaled(ctx.operators, ctx.saved_tensors, grad_loss)
         bits = (GRAD_FEATURES, GRAD_WEIGHT, GRAD_BIAS)
         wanted = (g.to(ctx.dtype) if ctx.output_mask & bit else None for g, bit in zip(gradients, bits, strict=True))
         return None, *wanted, *(None,) * 6
@@ -150,17 +150,16 @@ def _fused(
     )  # fmt: skip
 
 
-def _scaled(saved: tuple[Tensor, ...], scale: Tensor) -> list[Tensor]:
-    """Saved gradients times the upstream one: untouched where that is 1, in place where this is their only use.
+def _scaled(operators: Any, saved: tuple[Tensor, ...], scale: Tensor) -> list[Tensor]:
+    """Saved gradients times the upstream one; in place where this is their only use, and untouched where that is 1.
 
     A copy of the weight's gradient would be hundreds of megabytes where there are many classes.
     """
-    if not torch.compiler.is_compiling() and not _is_batched(scale):
-        if scale.is_cpu and scale.item() == 1:
-            return list(saved)
-        if not torch._C._autograd._get_current_graph_task_keep_graph():
-            return [gradient.mul_(scale) for gradient in saved]
-    return [gradient * scale for gradient in saved]
+    is_last_use = not torch.compiler.is_compiling() and not torch._C._autograd._get_current_graph_task_keep_graph()
+    if not is_last_use or _is_batched(scale):
+        return [gradient * scale for gradient in saved]
+    operators.scale_gradients.default(*saved, scale)
+    return list(saved)
 
 
 def _is_batched(tensor: Tensor) -> bool:

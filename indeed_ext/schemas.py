@@ -29,4 +29,5 @@ SCHEMAS = {
         "Tensor? row_weight, int norm, float eps, int reduction, int term_mask, int output_mask) "
         "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
     ),
+    "scale_gradients": "(Tensor(a!) features, Tensor(b!) weight, Tensor(c!) bias, Tensor scale) -> ()",
 }

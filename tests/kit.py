@@ -355,7 +355,7 @@ def _typical_error(mined: Inputs) -> float:
     """
     features, weight, bias = (mined.leaves.get(name) for name in ("features", "weight", "bias"))
     options = {**mined.options, "reduction": "none"}
-    rows = _plain_half_loss(features, weight, mined.labels, bias=bias, **options)
+    rows = _plain_half_loss(features, weight, mined.labels, bias=bias, **options).detach()
     divisor = max(len(rows), 1) if mined.options.get("reduction", "mean") == "mean" else 1
     rounding = torch.finfo(features.dtype).eps / 2
     return rounding * float(rows.norm()) / max(len(weight), 1) ** 0.5 / divisor

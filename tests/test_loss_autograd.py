@@ -54,10 +54,13 @@ def test_upstream_gradients_of_every_layout(
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("scale", [0.0, 1.0, -3.5, 4096.0])
+@pytest.mark.parametrize("width", [12, 40])
 @pytest.mark.parametrize("dtype", kit.DTYPES, ids=kit.SHORT.get)
-def test_upstream_gradients_of_every_size(backend: Backend, dtype: torch.dtype, scale: float, reduction: str) -> None:
+def test_upstream_gradients_of_every_size(
+    backend: Backend, dtype: torch.dtype, width: int, scale: float, reduction: str
+) -> None:
     """A loss scale must reach gradients that are too small for float16 before they are rounded to it."""
-    inputs = Case(9, 12, 7, "minmax", "anchor", reduction, dtype).build()
+    inputs = Case(9, width, 7, "minmax", "anchor", reduction, dtype).build()
     if dtype == torch.float16 and scale > 1:
         inputs.leaves["weight"] = inputs.leaves["weight"] * 1e-3
         inputs.leaves["features"] = inputs.leaves["features"] * 1e-2

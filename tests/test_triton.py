@@ -26,9 +26,9 @@ def triton_backend() -> Backend:
     return kit.REGISTRY["triton"]
 
 
-@pytest.mark.parametrize(("strategy", "expected"), [("anchor", 7), ("matching", 8), ("balanced", 8)])
+@pytest.mark.parametrize(("strategy", "expected"), [("anchor", 8), ("matching", 9), ("balanced", 9)])
 def test_launches_of_a_training_step(triton_backend: Backend, strategy: str, expected: int) -> None:
-    """Packing, mining, loss and all gradients in at most 8 launches, as docs/gpu.md counts them."""
+    """Packing, mining, loss and all gradients, as docs/gpu.md counts them, and the scaling of the gradients."""
     from indeed_ext.triton_kernels.launch import launch_count
 
     inputs = Case(5, 20, 70, "minmax", strategy, dtype=torch.float32).build().to(triton_backend.device)

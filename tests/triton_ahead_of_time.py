@@ -31,12 +31,13 @@ from indeed_ext.triton_kernels.identical_disparate import identical_disparate, i
 from indeed_ext.triton_kernels.mine_pairs import mine_pairs
 from indeed_ext.triton_kernels.operators import is_interpreted
 from indeed_ext.triton_kernels.pack_labels import pack_labels
+from indeed_ext.triton_kernels.scale_gradients import scale_gradients
 from indeed_ext.triton_kernels.six_way_bce import six_way_bce, six_way_bce_backward
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import create_function_from_signature
 
-from indeed_ext.constants import NORMS, REDUCTIONS, STRATEGIES
+from indeed_ext.constants import NORMS, REDUCTIONS, STRATEGIES, accumulation_dtype
 
 #: Target name to (Triton's target, bytes of shared memory a program may have).
 TARGETS = {
@@ -129,6 +130,7 @@ def separate_steps(dtype: torch.dtype, shape: tuple[int, int, int]) -> list[Laun
         six = (logits, logits, logits, bits, bits, partner, 0.0, 0.0, lam, pos_weight, REDUCTIONS["mean"], 3)
         six_way_bce(*six)
         six_way_bce_backward(torch.empty(()), *six)
+        scale_gradients(features, features, pos_weight, torch.empty((), dtype=accumulation_dtype(dtype)))
     return record
 
 

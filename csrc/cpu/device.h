@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include "cpu/labels.h"
@@ -119,6 +120,19 @@ class Device {
         row_kernels<T>().map_backward(tile, view, batch, out + first, task.feature_stride);
       }
     });
+  }
+
+  // Times a number of the type of their sums.
+  template <typename T, typename Scale>
+  void scale_gradients(const std::array<Tensor, 3>& gradients, const Tensor& scale) const {
+    const Scale factor = *scale.const_data_ptr<Scale>();
+    if (factor == Scale(1)) return;
+    for (const Tensor& gradient : gradients) {
+      T* data = gradient.mutable_data_ptr<T>();
+      parallel_rows(gradient.numel(), 1, [&](int64_t begin, int64_t end) {
+        for (int64_t k = begin; k < end; ++k) data[k] = static_cast<T>(static_cast<Scale>(data[k]) * factor);
+      });
+    }
   }
 
   template <typename T>

@@ -35,9 +35,9 @@ void reduce_loss(const LossSums& task, int64_t rows, T* loss, T* components) {
 
 template <typename T>
 void reduce(const Reductions<T>& task, int64_t rows) {
-  if (task.grad_bias != nullptr) reduce_bias(task.bias, task.grad_bias->mutable_data_ptr<T>() + task.bias.first_class);
+  if (task.grad_bias != nullptr) reduce_bias(task.bias, static_cast<T*>(task.grad_bias->mutable_data_ptr()) + task.bias.first_class);
   if (task.loss == nullptr) return;
-  reduce_loss(task.sums, rows, task.loss->mutable_data_ptr<T>(), task.components->mutable_data_ptr<T>());
+  reduce_loss(task.sums, rows, static_cast<T*>(task.loss->mutable_data_ptr()), static_cast<T*>(task.components->mutable_data_ptr()));
 }
 
 }  // namespace indeed::cpu

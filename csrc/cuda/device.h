@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <tuple>
 
 #include "cuda/launch.h"
@@ -107,6 +108,8 @@ class Device {
                     const Reductions<T>& reductions = {}) const;
   template <typename T>
   void reduce(const Reductions<T>& task, const Rows& rows) const;
+  template <typename T, typename Scale>
+  void scale_gradients(const std::array<Tensor, 3>& gradients, const Tensor& scale) const;
 
  private:
   static constexpr int64_t kMaxGroups = 512;

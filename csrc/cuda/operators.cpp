@@ -2,6 +2,7 @@
 #include "cuda/products.h"
 #include "operators/identical_disparate.h"
 #include "operators/registration.h"
+#include "operators/scale_gradients.h"
 #include "operators/six_way_bce.h"
 
 #if defined(INDEED_CUDA_EMULATION)

@@ -20,4 +20,5 @@
          TORCH_BOX(&indeed::identical_disparate_backward<device::Device>));                        \
   m.impl("six_way_bce", TORCH_BOX(&indeed::six_way_bce<device::Device>));                          \
   m.impl("six_way_bce_backward", TORCH_BOX(&indeed::six_way_bce_backward<device::Device>));        \
-  m.impl("fused_indeed_loss", TORCH_BOX(&indeed::fused_indeed_loss<device::Device>))
+  m.impl("fused_indeed_loss", TORCH_BOX(&indeed::fused_indeed_loss<device::Device>));              \
+  m.impl("scale_gradients", TORCH_BOX(&indeed::scale_gradients<device::Device>))
