@@ -1,4 +1,8 @@
-"""Benchmarks of indeed_ext: `pytest benchmarks` for single operations, `python -m benchmarks.report` for the report."""
+"""Benchmarks of indeed_ext.
+
+`pytest benchmarks` for single operations, `python -m benchmarks.report` for the report, and `python -m benchmarks.tune`
+for the choice between two backends of a GPU.
+"""
 
 import sys
 from pathlib import Path

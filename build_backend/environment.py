@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import site
+import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -102,3 +103,11 @@ def torch_requirements() -> list[str]:
     if torch is not None and torch.is_recent_enough:
         return []
     return ["torch>=" + ".".join(map(str, MINIMUM_TORCH))]
+
+
+def output(command: list[str]) -> str | None:
+    """What a command prints, or None if it fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None

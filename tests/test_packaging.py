@@ -149,13 +149,38 @@ def _extension_file_name() -> str:
 # ------------------------------------------------------------------------------- CUDA toolkit
 
 
-def fake_toolkit(root: Path, version: int = 13000, without: str = "") -> Path:
+#: Like the part of nvcc's header that judges its host compiler.
+HOST_CONFIG = """
+#if __GNUC__ > 15
+#error -- unsupported GNU version! gcc versions later than 15 are not supported!
+#endif
+#if (__clang_major__ >= 21) || (__clang_major__ < 3)
+#error -- unsupported clang version!
+#endif
+"""
+NVCC = "#!/bin/sh\nprintf 'compute_%s\\n' 75 80 86 90 100 120\n"
+
+
+def fake_toolkit(root: Path, version: int = 13000, without: str = "", nvcc: str = NVCC) -> Path:
     for name in ("bin/nvcc", "include/cuda_runtime.h", "include/cuda_runtime_api.h", "nvvm/bin/cicc"):
         if name != without:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_text(f"#define CUDART_VERSION  {version}\n")
+            (root / name).write_text(nvcc if name == "bin/nvcc" else f"#define CUDART_VERSION  {version}\n")
             (root / name).chmod(0o755)
+    if without != "include/cuda_runtime.h":
+        (root / "include/crt").mkdir(parents=True)
+        (root / "include/crt/host_config.h").write_text(HOST_CONFIG)
+        (root / "include/cublas_v2.h").touch()
     return root
+
+
+def fake_compiler(folder: Path, name: str, gcc: int | None = None, clang: int | None = None) -> str:
+    """A program that knows its version and nothing else."""
+    folder.mkdir(parents=True, exist_ok=True)
+    macros = f"#define __GNUC__ {gcc or 4}\n" + (f"#define __clang_major__ {clang}\n" if clang else "")
+    (folder / name).write_text(f"#!/bin/sh\ncat <<'end'\n{macros}end\n")
+    (folder / name).chmod(0o755)
+    return str(folder / name)
 
 
 @pytest.mark.parametrize("without", ["bin/nvcc", "include/cuda_runtime.h", "nvvm/bin/cicc"])
@@ -167,9 +192,14 @@ def test_toolkit_must_be_of_torchs_major_version(cuda: ModuleType, environment: 
     wrapper = fake_toolkit(tmp_path / "wrapper", without="include/cuda_runtime.h")
     old, good = fake_toolkit(tmp_path / "old", 12080), fake_toolkit(tmp_path / "good", 13020)
     with_cuda = environment.Torch(tmp_path, "2.14.1", "13.0")
-    assert cuda.find_toolkit(with_cuda, [wrapper, old, good]) == cuda.Toolkit(good, (13, 2))
+    found = cuda.find_toolkit(with_cuda, [wrapper, old, good])
+    assert found == cuda.Toolkit(good, (13, 2), ("7.5", "8.0", "8.6", "9.0", "10.0", "12.0"))
     assert "CUDA 12.8, torch wants 13.0" in cuda.find_toolkit(with_cuda, [wrapper, old])
     assert "without CUDA" in cuda.find_toolkit(environment.Torch(tmp_path, "2.14.1", None), [good])
+
+
+def test_a_toolkit_of_another_machine_is_rejected(cuda: ModuleType, tmp_path: Path) -> None:
+    assert "bin/nvcc does not run here" in cuda.inspect_toolkit(fake_toolkit(tmp_path, nvcc="\x7fELF"))
 
 
 def test_cuda_home_comes_before_the_nvcc_on_the_path(cuda: ModuleType, tmp_path: Path) -> None:
@@ -179,25 +209,104 @@ def test_cuda_home_comes_before_the_nvcc_on_the_path(cuda: ModuleType, tmp_path:
 
 
 def test_with_cuda_is_forced_by_the_environment(cuda: ModuleType, environment: ModuleType, tmp_path: Path) -> None:
-    home = {"CUDA_HOME": str(fake_toolkit(tmp_path))}
+    home = {"CUDA_HOME": str(fake_toolkit(tmp_path / "cuda"))}
+    compiler = [fake_compiler(tmp_path, "g++", 14)]
     recent = environment.Torch(tmp_path, "2.14.1", "13.0")
-    assert cuda.choose_toolkit(recent, True, home) == cuda.Toolkit(tmp_path, (13, 0))
-    assert "INDEED_WITH_CUDA=0" in cuda.choose_toolkit(recent, True, home | {"INDEED_WITH_CUDA": "0"})
+    built = cuda.choose_build(recent, True, compiler, home)
+    assert (built.toolkit.root, built.host_compiler) == (tmp_path / "cuda", *compiler)
+    assert "INDEED_WITH_CUDA=0" in cuda.choose_build(recent, True, compiler, home | {"INDEED_WITH_CUDA": "0"})
+    plain = environment.Torch(tmp_path, "2.14.1", None)
     with pytest.raises(environment.BuildError, match="built without CUDA"):
-        cuda.choose_toolkit(environment.Torch(tmp_path, "2.14.1", None), True, home | {"INDEED_WITH_CUDA": "1"})
+        cuda.choose_build(plain, True, compiler, home | {"INDEED_WITH_CUDA": "1"})
     with pytest.raises(environment.BuildError, match="expected 0 or 1"):
-        cuda.choose_toolkit(recent, True, home | {"INDEED_WITH_CUDA": "yes"})
+        cuda.choose_build(recent, True, compiler, home | {"INDEED_WITH_CUDA": "yes"})
+
+
+@pytest.mark.parametrize(
+    ("versions", "expected"),
+    [
+        ({"gcc": 15}, None),
+        ({"gcc": 16}, "g++ is gcc 16 and nvcc of CUDA 13.0 takes gcc 15 or older"),
+        ({"clang": 20}, None),
+        ({"clang": 21}, "g++ is clang 21 and nvcc of CUDA 13.0 takes clang 20 or older"),
+    ],
+)
+def test_a_compiler_that_nvcc_refuses(
+    cuda: ModuleType, environment: ModuleType, tmp_path: Path, versions: dict[str, int], expected: str | None
+) -> None:
+    """The CPU part is built without it; INDEED_WITH_CUDA=1 makes it an error."""
+    home = {"CUDA_HOME": str(fake_toolkit(tmp_path / "cuda"))}
+    compiler = [fake_compiler(tmp_path, "g++", **versions)]
+    recent = environment.Torch(tmp_path, "2.14.1", "13.0")
+    built = cuda.choose_build(recent, True, compiler, home)
+    if expected is None:
+        assert built.host_compiler == compiler[0]
+        return
+    assert expected in built
+    assert "\n" not in built
+    with pytest.raises(environment.BuildError, match=r"INDEED_WITH_CUDA=1, but .*or older"):
+        cuda.choose_build(recent, True, compiler, home | {"INDEED_WITH_CUDA": "1"})
+    insisting = home | {"NVCC_APPEND_FLAGS": "-allow-unsupported-compiler"}
+    assert cuda.choose_build(recent, True, compiler, insisting).host_compiler == compiler[0]
+
+
+def test_a_compiler_for_nvcc_alone(cuda: ModuleType, environment: ModuleType, tmp_path: Path) -> None:
+    """NVCC_CCBIN names it, by itself or by its folder; one that nvcc refuses does not stand in the way of CXX."""
+    home = {"CUDA_HOME": str(fake_toolkit(tmp_path / "cuda")), "PATH": os.environ["PATH"]}
+    newest, older = fake_compiler(tmp_path / "new", "g++", 16), fake_compiler(tmp_path / "old", "g++", 13)
+    recent = environment.Torch(tmp_path, "2.14.1", "13.0")
+    for name in (older, str(tmp_path / "old")):
+        built = cuda.choose_build(recent, True, ["ccache", newest, "-m64"], home | {"NVCC_CCBIN": name})
+        assert built.host_compiler == older
+    assert cuda.choose_build(recent, True, [older, "-m64"], home | {"NVCC_CCBIN": newest}).host_compiler == older
+    refused = cuda.choose_build(recent, True, [newest], home | {"NVCC_CCBIN": newest})
+    assert refused.count("gcc 15 or older") == 1
+    with pytest.raises(environment.BuildError, match="NVCC_CCBIN='nowhere': there is no such program"):
+        cuda.choose_build(recent, True, [older], home | {"NVCC_CCBIN": "nowhere"})
+
+
+def test_the_real_compiler_says_its_version(cuda: ModuleType, environment: ModuleType, tmp_path: Path) -> None:
+    """Where nvcc takes nothing of today, the compiler of this machine is refused."""
+    compiler = environment.find_compiler()
+    if compiler is None:
+        pytest.skip("there is no C++ compiler")
+    root = fake_toolkit(tmp_path)
+    (root / "include/crt/host_config.h").write_text("#if __GNUC__ > 2\n#if (__clang_major__ >= 3)\n")
+    refusal = cuda.host_refusal(cuda.inspect_toolkit(root), compiler, {})
+    assert re.search(r" is (gcc|clang) \d+ and nvcc of CUDA 13\.0 takes \1 2 or older", refusal)
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ("7.5 8.0 8.6 9.0 10.0 11.0 12.0 12.1", ["8.0", "9.0", "10.0+PTX", "12.0+PTX"]),
+        ("7.5 8.0 8.6 9.0", ["8.0", "9.0+PTX"]),
+        ("9.0 10.0 12.0 13.0", ["9.0", "10.0+PTX", "12.0+PTX"]),
+    ],
+)
+def test_architectures_that_the_toolkit_knows(cuda: ModuleType, known: str, expected: list[str]) -> None:
+    toolkit = cuda.Toolkit(Path("cuda"), (13, 0), tuple(known.split()))
+    assert cuda.arch_list(toolkit, {}) == expected
+    assert cuda.arch_list(toolkit, {"TORCH_CUDA_ARCH_LIST": " ; "}) == expected
 
 
 def test_arch_flags(cuda: ModuleType, environment: ModuleType) -> None:
-    assert cuda.arch_list({}) == ["8.0", "9.0+PTX"]
-    assert cuda.arch_flags(cuda.arch_list({"TORCH_CUDA_ARCH_LIST": "8.6;12.0a+PTX"})) == [
+    toolkit = cuda.Toolkit(Path("cuda"), (13, 0), ("8.6", "9.0", "12.0"))
+
+    def archs(value: str) -> list[str]:
+        return cuda.arch_list(toolkit, {"TORCH_CUDA_ARCH_LIST": value})
+
+    assert cuda.arch_flags(archs("8.6;12.0a+PTX")) == [
         "-gencode=arch=compute_86,code=sm_86",
         "-gencode=arch=compute_120a,code=sm_120a",
         "-gencode=arch=compute_120a,code=compute_120a",
     ]
-    with pytest.raises(environment.BuildError, match="Hopper"):
-        cuda.arch_flags(["Hopper"])
+    assert archs("8.6, 9.0 8.6;") == ["8.6", "9.0"]
+    for wrong in ("Hopper", "90", "9.0+ptx", "9.0x", "8.6 -9.0"):
+        with pytest.raises(environment.BuildError, match=r"TORCH_CUDA_ARCH_LIST: expected entries such as 8\.0"):
+            archs(wrong)
+    with pytest.raises(environment.BuildError, match=r"CUDA 13\.0 compiles for 8\.6, 9\.0, 12\.0, got '7\.0\+PTX'"):
+        archs("8.6;7.0+PTX")
 
 
 def test_sources_of_one_stem_and_odd_paths(
@@ -205,15 +314,34 @@ def test_sources_of_one_stem_and_odd_paths(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pybind11", SimpleNamespace(get_include=lambda: "/pybind11"))
     found = backend_modules.environment.Torch(tmp_path / "site packages" / "torch", "2.14.1", "13.0")
-    toolkit = backend_modules.cuda.Toolkit(tmp_path / "cuda", (13, 0))
+    toolkit = backend_modules.cuda.Toolkit(tmp_path / "cuda", (13, 0), ("9.0",))
+    build = backend_modules.cuda.CudaBuild(toolkit, "g++-15", ["9.0"], tmp_path / "cublas")
     sources = ["csrc/cuda/loss.cpp", "csrc/cuda/loss.cu", "csrc/module.cpp"]
-    text = backend_modules.extension.ninja_text(
-        ["c++"], found, toolkit, sources, tmp_path / "a b:c", tmp_path / "_C.so"
-    )
+    text = backend_modules.extension.ninja_text(["c++"], found, build, sources, tmp_path / "a b:c", tmp_path / "_C.so")
     objects = re.findall(r"^build (\S.*?): (?:cxx|nvcc) ", text, re.MULTILINE)
     assert len(set(objects)) == 3
     assert all("a$ b$:c" in path for path in objects)
     assert f"'{found.root}/include'" in text
+    (nvcc,) = re.findall(r"^ +command = \S+/bin/nvcc .*", text, re.MULTILINE)
+    assert " -ccbin=g++-15 " in nvcc
+    assert " -gencode=arch=compute_90,code=sm_90 " in nvcc
+    headers = f"{tmp_path / 'cuda/include'} -isystem {tmp_path / 'cublas'}"
+    assert headers in nvcc, "the toolkit's own headers come first"
+
+
+def test_cublas_beside_torch(cuda: ModuleType, backend_modules: SimpleNamespace, tmp_path: Path) -> None:
+    """A toolkit may come without cuBLAS, which pip installs with torch."""
+    root = fake_toolkit(tmp_path / "cuda")
+    torch = backend_modules.environment.Torch(tmp_path / "site/torch", "2.14.1", "13.0")
+    toolkit = cuda.inspect_toolkit(root)
+    assert cuda.cublas_include(torch, toolkit) == root / "include"
+    (root / "include/cublas_v2.h").unlink()
+    environ = {"CUDA_HOME": str(root), "PATH": ""}
+    assert "cublas_v2.h is neither in" in cuda.find_build(torch, [fake_compiler(tmp_path, "g++", gcc=13)], environ)
+    beside = tmp_path / "site/nvidia/cu13/include/cublas_v2.h"
+    beside.parent.mkdir(parents=True)
+    beside.touch()
+    assert cuda.cublas_include(torch, toolkit) == beside.parent
 
 
 # ------------------------------------------------------------------------------- a binary that is missing or unfit
