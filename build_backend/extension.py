@@ -122,7 +122,8 @@ def ninja_text(
     lines = [f"builddir = {escape(objects)}"]
     if cuda is not None:
         # The toolkit's own headers come first: those beside torch may be of another minor version.
-        cuda_include = [word for path in (cuda.toolkit.root / "include", cuda.cublas) for word in ("-isystem", str(path))]
+        folders = (cuda.toolkit.root / "include", cuda.cublas)
+        cuda_include = [word for path in folders for word in ("-isystem", str(path))]
         cxx += ["-DUSE_CUDA", *cuda_include]
         nvcc = [str(cuda.toolkit.nvcc), f"-ccbin={cuda.host_compiler}", *NVCC_FLAGS, f"-Xcompiler={prefix_map}"]
         nvcc += ["-DUSE_CUDA", *arch_flags(cuda.archs)]

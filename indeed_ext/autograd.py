@@ -155,8 +155,11 @@ def _scaled(operators: Any, saved: tuple[Tensor, ...], scale: Tensor) -> list[Te
 
     A copy of the weight's gradient would be hundreds of megabytes where there are many classes.
     """
-    is_last_use = not torch.compiler.is_compiling() and not torch._C._autograd._get_current_graph_task_keep_graph()
-    if not is_last_use or _is_batched(scale):
+    if torch.compiler.is_compiling() or _is_batched(scale):
+        return [gradient * scale for gradient in saved]
+    if scale.is_cpu and scale.item() == 1:  # on a GPU a look would wait for the device
+        return list(saved)
+    if torch._C._autograd._get_current_graph_task_keep_graph():
         return [gradient * scale for gradient in saved]
     operators.scale_gradients.default(*saved, scale)
     return list(saved)

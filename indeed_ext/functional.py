@@ -291,8 +291,9 @@ def _loss_weights(
     term_mask = sum(bit for lam, bit in terms if isinstance(lam, Tensor) or lam != 0)
     if not torch.compiler.is_compiling():  # what the host knows goes to the kernel by value, not by a copy
         lams = _number(lams[0]), _number(lams[1])
-    if not any(isinstance(lam, Tensor) for lam in lams):
-        return (float(lams[0]), float(lams[1])), None, term_mask
+    identical, disparate = lams
+    if not (isinstance(identical, Tensor) or isinstance(disparate, Tensor)):
+        return (float(identical), float(disparate)), None, term_mask
     tensor = torch.stack([torch.as_tensor(lam, dtype=torch.float64, device=device) for lam in lams])
     return (0.0, 0.0), tensor, term_mask
 
