@@ -131,12 +131,8 @@ void launch(const FormTask<Operand>& task, const PairView& pairs, const RowIndex
   const int64_t blocks = task.copied + (with_rows ? pairs.count : 0);
   if (blocks == 0) return;
   constexpr int kLanes = kVectorBytes / sizeof(Operand);
-  bool aligned = true;
-  for (const Operand* matrix : {task.features, static_cast<const Operand*>(task.stack),
-                                static_cast<const Operand*>(task.identical),
-                                static_cast<const Operand*>(task.disparate)}) {
-    aligned = aligned && fits_lanes<kLanes>(matrix, task.width);
-  }
+  const bool aligned = fits_lanes<kLanes>(task.features, task.width) && fits_lanes<kLanes>(task.stack, task.width) &&
+                       fits_lanes<kLanes>(task.identical, task.width) && fits_lanes<kLanes>(task.disparate, task.width);
   // For the index, as many threads as there are rows.
   const int64_t items = std::max(cdiv(task.width, aligned ? kLanes : 1), task.copied > 0 ? pairs.count : 0);
   const dim3 threads = block_size(items, kThreads);
