@@ -6,8 +6,9 @@
 
 namespace indeed::cuda {
 
-// Up to this many words a sample they are compared one by one; in more, the few positive labels are looked for once.
-constexpr int64_t kDirectWords = 64;
+// Up to this many words a sample they are compared one by one. In more, the few positive labels are looked for once,
+// which is a launch more: those of a class chunk are without.
+constexpr int64_t kDirectWords = Device::kMinClasses / kWordBits;
 // Positive labels of a sample that are listed; those of a sample with more stand in its words alone.
 constexpr uint32_t kListed = 64;
 

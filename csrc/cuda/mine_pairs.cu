@@ -32,20 +32,22 @@ __device__ int64_t draw_anchor(const Labels& labels, int64_t batch, uint32_t has
   if (count == 0) return i;
   uint32_t rank = scale_hash(anchor_hash(hash, kAnchorProbes), count);
   int64_t first = 0;
-  for (int lane = 0;; ++lane, first += part) {
+  for (int lane = 0; lane < kWarp; ++lane, first += part) {
     const uint32_t here = __shfl_sync(kFullMask, counted, lane);
     if (rank < here) break;
     rank -= here;
   }
-  for (;; first += kWarp) {
+  for (; first < batch; first += kWarp) {
     unsigned found = compatible_from(first);
     const uint32_t here = __popc(found);
-    if (rank < here) {
-      for (; rank > 0; --rank) found &= found - 1;
-      return first + __ffs(found) - 1;
+    if (rank >= here) {
+      rank -= here;
+      continue;
     }
-    rank -= here;
+    for (; rank > 0; --rank) found &= found - 1;
+    return first + __ffs(found) - 1;
   }
+  return i;
 }
 
 __global__ void __launch_bounds__(kThreads) anchor_kernel(Labels labels, int64_t batch, const int64_t* seed,
