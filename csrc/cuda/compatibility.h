@@ -26,19 +26,21 @@ void list_classes(const Device& device, const uint32_t* positive_bits, int64_t b
                   uint32_t* count);
 
 // One lane's pair. Most words are empty where labels are rare, and i is the same in all lanes, so they skip together.
+// Pointers that move, as the compiler would work out the addresses of indices from the start for every word.
 __device__ inline bool words_compatible(const Labels& labels, int64_t i, int64_t j) {
   const uint32_t *a = labels.positive_bits + i * labels.words, *b = labels.positive_bits + j * labels.words;
+  const uint32_t* const end = a + labels.words;
   uint32_t common = 0, different = 0;
-  for (int64_t w = 0; w < labels.words && (common == 0 || different == 0); ++w) {
-    const uint32_t mine = a[w];
+  for (; a < end && (common == 0 || different == 0); ++a, ++b) {
+    const uint32_t mine = *a;
     if (mine == 0) continue;
-    const uint32_t other = b[w];
+    const uint32_t other = *b;
     common |= mine & other;
     different |= mine ^ other;
   }
   if (common == 0) return false;
   // j has all labels of i: it differs if it has one more in a word that was skipped.
-  for (int64_t w = 0; w < labels.words && different == 0; ++w) different = a[w] ^ b[w];
+  for (int64_t left = labels.words; left > 0 && different == 0; --left) different = *--a ^ *--b;
   return different != 0;
 }
 

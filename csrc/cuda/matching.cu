@@ -30,41 +30,42 @@ constexpr uint64_t kBeyond = ~uint64_t{0};
 
 struct MatchingTask {
   int64_t batch, row_words;
-  const int64_t* seed;
   bool balanced;
   uint32_t* rows;      // [batch, row_words] bits of the compatible samples
   uint32_t* degree;    // [batch] how many they are
+  uint32_t* hash;      // [batch] sample_hash
   int32_t* shortlist;  // [batch, kShortlist] cheapest neighbours that were free, cheapest first, then kNobody; or null
   uint32_t* matched;   // [row_words] bits, as the last rounds left them
   int32_t* state;      // see Rounds; null: dynamic shared memory
   int64_t* partner;
 };
 
-__device__ inline bool has_bit(const uint32_t* bits, int64_t i) { return (bits[i / kWordBits] >> (i % kWordBits)) & 1u; }
+__device__ bool has_bit(const uint32_t* bits, int64_t sample) {
+  const uint32_t i = static_cast<uint32_t>(sample);  // without a sign, division is a shift
+  return (bits[i / 32] >> (i % 32)) & 1u;
+}
 
 struct Neighbour {
   uint64_t cost = kBeyond;
   int32_t sample = kNobody;
 };
 
-// Costs of the edges of one sample.
-struct Edges {
-  const MatchingTask& task;
-  uint32_t stream, hash;
-  uint64_t degree;
+// What the costs of all edges of one sample need of it.
+struct Sample {
+  uint32_t hash, degree;
 
-  __device__ Edges(const MatchingTask& all, uint32_t stream_, int64_t i)
-      : task(all), stream(stream_), hash(sample_hash(stream_, static_cast<uint32_t>(i))), degree(all.degree[i]) {}
+  __device__ Sample(const MatchingTask& task, int64_t i) : hash(task.hash[i]), degree(task.degree[i]) {}
 
-  __device__ uint64_t cost(int64_t j) const {
-    const uint32_t edge = edge_hash(hash, sample_hash(stream, static_cast<uint32_t>(j)));
-    return task.balanced ? balanced_cost(edge, degree * task.degree[j]) : matching_cost(edge);
+  __device__ uint64_t cost(const MatchingTask& task, int32_t j) const {
+    const uint32_t edge = edge_hash(hash, task.hash[j]);
+    return task.balanced ? balanced_cost(edge, static_cast<uint64_t>(degree) * task.degree[j]) : matching_cost(edge);
   }
 };
 
-// Compatibility and degree of every sample, who is alone for now; one block per sample.
-__global__ void __launch_bounds__(kThreads) neighbours_kernel(Labels labels, MatchingTask task) {
+// Compatibility, degree and hash of every sample, who is alone for now; one block per sample.
+__global__ void __launch_bounds__(kThreads) neighbours_kernel(Labels labels, const int64_t* seed, MatchingTask task) {
   INDEED_SHARED(uint32_t, shared, kMaxWarps);
+  const uint32_t stream = stream_hash(*seed);
   for (int64_t i = blockIdx.x; i < task.batch; i += gridDim.x) {
     uint32_t found = 0;
     for (int64_t w = warp_index(); w < task.row_words; w += warp_count()) {
@@ -77,6 +78,7 @@ __global__ void __launch_bounds__(kThreads) neighbours_kernel(Labels labels, Mat
     found = block_reduce(found, Sum{}, shared);
     if (threadIdx.x != 0) continue;
     task.degree[i] = found;
+    task.hash[i] = sample_hash(stream, static_cast<uint32_t>(i));
     task.partner[i] = i;
   }
 }
@@ -92,7 +94,6 @@ __device__ void insert(Neighbour& held, const Neighbour& added) {
 // Lists the cheapest free neighbours of every sample, after the first time only of free ones whose lists are used up.
 // One warp per sample.
 __global__ void __launch_bounds__(kThreads) shortlist_kernel(MatchingTask task, bool first) {
-  const uint32_t stream = stream_hash(*task.seed);
   const int64_t warps = static_cast<int64_t>(gridDim.x) * warp_count();
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * warp_count() + warp_index(); i < task.batch; i += warps) {
     int32_t* entry = task.shortlist + i * kShortlist + lane_index();
@@ -100,22 +101,22 @@ __global__ void __launch_bounds__(kThreads) shortlist_kernel(MatchingTask task, 
       if (has_bit(task.matched, i)) continue;
       if (__ballot_sync(kFullMask, *entry == kNobody || !has_bit(task.matched, *entry)) != 0) continue;
     }
-    const Edges edges(task, stream, i);
+    const Sample sample(task, i);
     Neighbour held;
-    for (int64_t begin = 0; begin < task.row_words; begin += kWarp) {
-      const int64_t w = begin + lane_index();
+    for (int32_t begin = 0; begin < task.row_words; begin += kWarp) {
+      const int32_t w = begin + lane_index();
       uint32_t mine = w < task.row_words ? task.rows[i * task.row_words + w] : 0;
       if (mine != 0 && !first) mine &= ~task.matched[w];
       for (unsigned rest = __ballot_sync(kFullMask, mine != 0); rest != 0; rest &= rest - 1) {
         const int word = __ffs(rest) - 1;
         const bool open = (__shfl_sync(kFullMask, mine, word) >> lane_index()) & 1u;
-        const int64_t j = (begin + word) * kWordBits;
-        const uint64_t cost = open ? edges.cost(j + lane_index()) : kBeyond;
+        const int32_t j = (begin + word) * kWarp;
+        const uint64_t cost = open ? sample.cost(task, j + lane_index()) : kBeyond;
         const uint64_t dearest = __shfl_sync(kFullMask, held.cost, kShortlist - 1);
         // In ascending order, so that among equal costs the lower index stays ahead.
         for (unsigned cheap = __ballot_sync(kFullMask, cost < dearest); cheap != 0; cheap &= cheap - 1) {
           const int lane = __ffs(cheap) - 1;
-          insert(held, {__shfl_sync(kFullMask, cost, lane), static_cast<int32_t>(j + lane)});
+          insert(held, {__shfl_sync(kFullMask, cost, lane), j + lane});
         }
       }
     }
@@ -148,20 +149,20 @@ __device__ int32_t first_free(const MatchingTask& task, const Rounds& rounds, in
 }
 
 // By one warp, from all neighbours; every lane gets the result. Among equal costs the lower index wins.
-__device__ int32_t cheapest_free(const MatchingTask& task, const Rounds& rounds, uint32_t stream, int64_t i) {
+__device__ int32_t cheapest_free(const MatchingTask& task, const Rounds& rounds, int64_t i) {
   // A lane for each bit where words are few, as small batches look only in this way. A lane for each word where there
   // were lists: few neighbours are still free when those are used up.
   const bool by_bit = task.shortlist == nullptr;
   const uint32_t own_bits = by_bit ? 1u << lane_index() : ~0u;
   const int64_t step = by_bit ? 1 : kWarp;
-  const Edges edges(task, stream, i);
+  const Sample sample(task, i);
   Neighbour least;
   for (int64_t w = by_bit ? 0 : lane_index(); w < task.row_words; w += step) {
     uint32_t open = task.rows[i * task.row_words + w] & ~rounds.matched[w] & own_bits;
     for (; open != 0; open &= open - 1) {  // a lane meets its neighbours in ascending order
-      const int64_t j = w * kWordBits + __ffs(open) - 1;
-      const uint64_t cost = edges.cost(j);
-      if (cost < least.cost) least = {cost, static_cast<int32_t>(j)};
+      const int32_t j = static_cast<int32_t>(w * kWordBits) + __ffs(open) - 1;
+      const uint64_t cost = sample.cost(task, j);
+      if (cost < least.cost) least = {cost, j};
     }
   }
   INDEED_UNROLL
@@ -181,7 +182,6 @@ __global__ void __launch_bounds__(kRoundThreads, 1) rounds_kernel(MatchingTask t
   INDEED_SHARED(uint32_t, progress, 2);
   int32_t* memory = task.state != nullptr ? task.state : dynamic;
   const Rounds rounds{memory, memory + task.batch, reinterpret_cast<uint32_t*>(memory + 2 * task.batch)};
-  const uint32_t stream = stream_hash(*task.seed);
 
   for (int64_t w = warp_index(); w < task.row_words; w += warp_count()) {
     const int64_t i = w * kWordBits + lane_index();
@@ -210,7 +210,7 @@ __global__ void __launch_bounds__(kRoundThreads, 1) rounds_kernel(MatchingTask t
     if (waiting > 0) {
       for (uint32_t k = warp_index(); k < waiting; k += warp_count()) {
         const int64_t i = rounds.waiting[k];
-        const int32_t best = cheapest_free(task, rounds, stream, i);
+        const int32_t best = cheapest_free(task, rounds, i);
         if (lane_index() == 0) rounds.best[i] = best;
       }
       __syncthreads();
@@ -253,12 +253,13 @@ void launch_matching(const Device& device, const Labels& labels, int64_t batch, 
   const size_t state_bytes = static_cast<size_t>(Rounds::size(batch, row_words)) * sizeof(int32_t);
   const bool shared = state_bytes <= kSharedBytes;
   using Scratch = Device::Scratch;
-  Scratch scratch(like, Scratch::bytes_of<uint32_t>(batch * row_words) + Scratch::bytes_of<uint32_t>(batch) +
+  Scratch scratch(like, Scratch::bytes_of<uint32_t>(batch * row_words) + 2 * Scratch::bytes_of<uint32_t>(batch) +
                             Scratch::bytes_of<int32_t>(list_size) + Scratch::bytes_of<uint32_t>(row_words) +
                             (shared ? 0 : state_bytes));
-  MatchingTask task{batch, row_words, seed, balanced};
+  MatchingTask task{batch, row_words, balanced};
   task.rows = scratch.take<uint32_t>(batch * row_words);
   task.degree = scratch.take<uint32_t>(batch);
+  task.hash = scratch.take<uint32_t>(batch);
   task.shortlist = phases > 0 ? scratch.take<int32_t>(list_size) : nullptr;
   task.matched = scratch.take<uint32_t>(row_words);
   task.state = shared ? nullptr : scratch.take<int32_t>(Rounds::size(batch, row_words));
@@ -266,7 +267,7 @@ void launch_matching(const Device& device, const Labels& labels, int64_t batch, 
 
   constexpr int64_t kMaxBlocks = 1 << 16;
   INDEED_LAUNCH(neighbours_kernel, grid_size(std::min(batch, kMaxBlocks)), block_size(row_words * kWarp, kThreads), 0,
-                device.stream(), labels, task);
+                device.stream(), labels, seed, task);
   const dim3 round_block = block_size(batch * kWarp, kRoundThreads);
   const size_t round_bytes = shared ? state_bytes : 0;
   for (int64_t phase = 0; phase < phases; ++phase) {
