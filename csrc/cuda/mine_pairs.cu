@@ -1,4 +1,6 @@
 // Pair mining. The result is defined by (labels, seed) alone, see common/hash.h, and is that of the CPU bit for bit.
+#include <optional>
+
 #include "common/hash.h"
 #include "cuda/matching.h"
 
@@ -32,7 +34,7 @@ __device__ int64_t draw_anchor(const Labels& labels, int64_t batch, uint32_t has
   if (count == 0) return i;
   uint32_t rank = scale_hash(anchor_hash(hash, kAnchorProbes), count);
   int64_t first = 0;
-  for (int lane = 0; lane < kWarp; ++lane, first += part) {
+  for (int lane = 0; first < batch; ++lane, first += part) {
     const uint32_t here = __shfl_sync(kFullMask, counted, lane);
     if (rank < here) break;
     rank -= here;
@@ -72,11 +74,11 @@ Tensor Device::mine_pairs(Tensor positive_bits_any, Tensor seed, int64_t strateg
   if (batch == 0) return partner;
 
   Labels labels{label_words(positive_bits), words, nullptr, nullptr};
-  const int64_t list_size = needs_lists(words) ? batch * kListed : 0;
-  Scratch scratch(positive_bits, Scratch::bytes_of<int32_t>(list_size) + Scratch::bytes_of<uint32_t>(batch));
-  if (list_size > 0) {
-    int32_t* classes = scratch.take<int32_t>(list_size);
-    uint32_t* count = scratch.take<uint32_t>(batch);
+  std::optional<Scratch> lists;
+  if (needs_lists(words)) {
+    lists.emplace(positive_bits, Scratch::bytes_of<int32_t>(batch * kListed) + Scratch::bytes_of<uint32_t>(batch));
+    int32_t* classes = lists->take<int32_t>(batch * kListed);
+    uint32_t* count = lists->take<uint32_t>(batch);
     list_classes(device, labels.positive_bits, batch, words, classes, count);
     labels.classes = classes;
     labels.count = count;
