@@ -20,7 +20,7 @@ from cuda_emulation.build import Unavailable, load_self_test, variant_of_process
 from kit import Backend, Case
 from torch import Tensor
 
-from indeed_ext import mine_pairs, reference
+from indeed_ext import mine_pairs, pack_labels, reference
 
 TESTS = Path(__file__).resolve().parent
 SCHEDULES = ("forward", "reverse", "shuffle:1", "shuffle:2")
@@ -311,10 +311,15 @@ def test_every_schedule_gives_the_same_bits(emulated: Backend, case: Case, monke
     assert all(kit.same_bits(result, results[0]) for result in results)
 
 
+@pytest.mark.parametrize(("batch", "classes"), [(150, 40), (270, 40), (40, 5000)])
 @pytest.mark.parametrize("strategy", kit.STRATEGIES)
-def test_every_schedule_mines_the_same_pairs(emulated: Backend, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    labels = kit.random_labels(torch.Generator().manual_seed(0), 150, 40)
+def test_every_schedule_mines_the_same_pairs(
+    emulated: Backend, strategy: str, batch: int, classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = kit.random_labels(generator, batch, classes, density=max(3 / classes, 0.008))
     expected = reference.mine_pairs(labels, strategy=strategy, seed=5)
+    assert not torch.equal(expected, torch.arange(batch))
     for schedule in SCHEDULES:
         monkeypatch.setenv("INDEED_EMULATION_SCHEDULE", schedule)
         assert torch.equal(mine_pairs(labels, strategy=strategy, seed=5, backend=emulated.name), expected)
@@ -337,9 +342,33 @@ def test_launches(emulated: Backend, norm: str, strategy: str, reduction: str, d
     assert set(counts.values()) == {9 if strategy == "anchor" else 10}, counts
 
 
+@pytest.mark.parametrize("strategy", kit.STRATEGIES)
+def test_launches_of_mining(emulated: Backend, strategy: str) -> None:
+    """They depend on the sizes, not on the labels: kernels that list neighbours, or labels where classes are many."""
+    count = build.load_backend().cuda_emulation_launch_count
+    count.restype = ctypes.c_int64
+    generator = torch.Generator().manual_seed(0)
+
+    def launches(labels: Tensor) -> int:
+        words = pack_labels(labels)
+        before = count()
+        mine_pairs(words, strategy=strategy, seed=1, num_classes=labels.shape[1], backend=emulated.name)
+        return count() - before
+
+    expected = {"anchor": (1, 1, 1), "matching": (2, 3, 3), "balanced": (2, 3, 5)}[strategy]
+    for batch, number in zip((256, 300, 520), expected, strict=True):
+        for density in (0.0, 0.1, 0.6):
+            assert launches(kit.random_labels(generator, batch, 20, density=density)) == number
+    assert launches(kit.random_labels(generator, 9, 4096)) == expected[0]
+    assert launches(kit.random_labels(generator, 9, 4097)) == expected[0] + 1
+
+
 #: What runs under the race check and the address sanitizer: every operator and every option that chooses a kernel,
 #: without the full product of options and without what only draws large samples.
-_COMPACT_FILES = ("cuda_emulation", "cuda_values", "pack_labels", "mine_pairs", "identical_disparate", "six_way_bce")
+_COMPACT_FILES = (
+    *("cuda_emulation", "cuda_values", "cuda_mining", "pack_labels", "mine_pairs"),
+    *("identical_disparate", "six_way_bce"),
+)
 _LEFT_OUT = (
     *("TestRightKernels", "undefined_behaviour", "races_are_caught", "changes_with_the_schedule"),
     *("test_loss_and_gradients", "test_features_and_gradient", "gradcheck", "70x1000"),

@@ -15,7 +15,6 @@ from indeed_ext import reference
 
 NAN, INF = float("nan"), float("inf")
 NORMS = {"l2": 0, "minmax": 1}
-STRATEGIES = {"matching": 1, "balanced": 2}
 NONE, SUM = 0, 2
 ALL_TERMS, ALL_GRADIENTS = 3, 7
 LAM = (0.8, 1.3)
@@ -35,9 +34,6 @@ class Operators:
 
     def pack_labels(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         return self._call("pack_labels", labels)
-
-    def mine_pairs(self, positive_bits: Tensor, strategy: str) -> Tensor:
-        return self._call("mine_pairs", positive_bits, torch.tensor(9), STRATEGIES[strategy])
 
     def identical_disparate(self, features: Tensor, pairs: Tensor, norm: str, eps: float = 1e-12) -> tuple[Tensor, ...]:
         return self._call("identical_disparate", features, pairs, NORMS[norm], eps)
@@ -347,7 +343,7 @@ def test_maps_of_what_is_not_finite_are_those_of_plain_pytorch(
         torch.testing.assert_close(actual, exact, equal_nan=True)
 
 
-# ------------------------------------------------------------------ hubs and batches
+# --------------------------------------------------------------------------- hubs
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -377,14 +373,3 @@ def test_one_sample_is_the_partner_of_all_others(gpu: Operators, form: str, norm
     (exact_features,) = torch.autograd.grad(blocks, truth["features"], tuple(each.double() for each in upstream))
     gradient = gpu.identical_disparate_backward(upstream, leaves["features"], pairs, norm)
     kit.assert_within("features", gradient, exact_features, 1e-5)
-
-
-@pytest.mark.parametrize("batch", [2100, 6100])
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_large_batches_are_matched_as_on_the_cpu(gpu: Operators, strategy: str, batch: int) -> None:
-    """Few classes, so that most samples are compatible; the larger batch keeps its state in global memory."""
-    labels = kit.random_labels(torch.Generator().manual_seed(batch), batch, 5)
-    positive_bits, _ = gpu.pack_labels(labels)
-    expected = torch.ops.indeed_ext.mine_pairs(positive_bits, torch.tensor(9), STRATEGIES[strategy])
-    assert int((expected != torch.arange(batch)).sum()) > batch / 2
-    assert torch.equal(gpu.mine_pairs(positive_bits, strategy), expected)

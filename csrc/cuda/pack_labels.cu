@@ -13,21 +13,38 @@ template <typename Label>
 using Comparable = std::conditional_t<std::is_integral_v<Label>, int64_t,
                                       std::conditional_t<std::is_same_v<Label, double>, double, float>>;
 
-// One warp per word, one lane per class. What is no label is positive and not valid, which no label is.
+// A lane per class; a warp has the labels of so many words on their way at once.
+constexpr int kWords = 4;
+
+// What is no label is positive and not valid, which no label is.
 template <typename Label>
 __global__ void __launch_bounds__(kThreads) pack_labels_kernel(const Label* labels, int64_t batch, int64_t classes,
                                                                int64_t words, int32_t* positive_bits,
                                                                int32_t* valid_bits) {
-  const int64_t warps = static_cast<int64_t>(gridDim.x) * warp_count();
-  for (int64_t at = static_cast<int64_t>(blockIdx.x) * warp_count() + warp_index(); at < batch * words; at += warps) {
-    const int64_t sample = at / words, c = at % words * kWordBits + lane_index();
-    Comparable<Label> label = -1;
-    if (c < classes) label = static_cast<Comparable<Label>>(labels[sample * classes + c]);
-    const unsigned positive = __ballot_sync(kFullMask, !(label == 0 || label == -1));
-    const unsigned valid = __ballot_sync(kFullMask, label == 0 || label == 1);
-    if (lane_index() == 0) {
-      positive_bits[at] = static_cast<int32_t>(positive);
-      valid_bits[at] = static_cast<int32_t>(valid);
+  const int64_t step = static_cast<int64_t>(gridDim.x) * warp_count() * kWords;
+  const int64_t begin = (static_cast<int64_t>(blockIdx.x) * warp_count() + warp_index()) * kWords;
+  for (int64_t sample = blockIdx.y; sample < batch; sample += gridDim.y) {
+    for (int64_t first = begin; first < words; first += step) {
+      Comparable<Label> label[kWords];
+      INDEED_UNROLL
+      for (int k = 0; k < kWords; ++k) {
+        const int64_t c = (first + k) * kWordBits + lane_index();
+        label[k] = c < classes ? static_cast<Comparable<Label>>(labels[sample * classes + c]) : Comparable<Label>(-1);
+      }
+      unsigned positive = 0, valid = 0;  // of the word that this lane writes
+      INDEED_UNROLL
+      for (int k = 0; k < kWords; ++k) {
+        const unsigned positive_lanes = __ballot_sync(kFullMask, !(label[k] == 0 || label[k] == -1));
+        const unsigned valid_lanes = __ballot_sync(kFullMask, label[k] == 0 || label[k] == 1);
+        if (lane_index() == k) {
+          positive = positive_lanes;
+          valid = valid_lanes;
+        }
+      }
+      const int64_t word = first + lane_index();
+      if (lane_index() >= kWords || word >= words) continue;
+      positive_bits[sample * words + word] = static_cast<int32_t>(positive);
+      valid_bits[sample * words + word] = static_cast<int32_t>(valid);
     }
   }
 }
@@ -38,8 +55,11 @@ std::tuple<Tensor, Tensor> pack(const Device& device, const Tensor& labels) {
   const Tensor positive_bits = empty_like_type(labels, {batch, words}, ScalarType::Int);
   const Tensor valid_bits = empty_like_type(labels, {batch, words}, ScalarType::Int);
   if (batch * words > 0) {
-    const dim3 grid = grid_size(std::min<int64_t>(cdiv(batch * words, kThreads / kWarp), 1 << 16));
-    INDEED_LAUNCH(pack_labels_kernel<Label>, grid, dim3(kThreads), 0, device.stream(),
+    constexpr int64_t kMaxRows = 65535, kMaxBlocks = 1 << 16;
+    const dim3 block = block_size(cdiv(words, kWords) * kWarp, kThreads);
+    const int64_t rows = std::min(batch, kMaxRows);
+    const int64_t columns = std::min(cdiv(words * kWarp, kWords * int64_t{block.x}), kMaxBlocks / rows);
+    INDEED_LAUNCH(pack_labels_kernel<Label>, grid_size(columns, rows), block, 0, device.stream(),
                   static_cast<const Label*>(labels.const_data_ptr()), batch, classes, words,
                   positive_bits.mutable_data_ptr<int32_t>(), valid_bits.mutable_data_ptr<int32_t>());
   }
