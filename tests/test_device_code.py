@@ -12,20 +12,16 @@ import pytest
 import indeed_ext
 from indeed_ext import _extension
 
-#: All that host code may ask of CUDA: to register and launch kernels, and torch's stream and products. Nothing here
+#: All that host code may ask of CUDA: to register and launch kernels, torch's stream, and products. Nothing here
 #: copies to the host or synchronises.
 ALLOWED_SYMBOLS = {
     *("__cudaGetKernel", "__cudaInitModule", "__cudaLaunchKernel", "cudaLaunchKernel"),
     *("__cudaPopCallConfiguration", "__cudaPushCallConfiguration", "__cudaRegisterVar", "__cudaRegisterFunction"),
     *("__cudaRegisterFatBinary", "__cudaRegisterFatBinaryEnd", "__cudaUnregisterFatBinary"),
     *("cudaGetErrorString", "cudaGetLastError"),
-    *("aoti_torch_cuda_addmm_out", "aoti_torch_cuda_mm_out"),
-    *("aoti_torch_device_type_cuda", "aoti_torch_get_current_cuda_stream"),
+    *("aoti_torch_device_type_cuda", "aoti_torch_get_current_cuda_stream", "torch_get_current_cuda_blas_handle"),
+    *("cublasDgemm_v2", "cublasGemmEx", "cublasGetStatusString", "cublasSgemm_v2"),
 }
-
-#: Bytes that ptxas of CUDA 13.0 spills, by part of the (mangled) name and architecture: kernels in float64, on GPUs
-#: that have next to no units for it.
-KNOWN_SPILLS = {("form_rows_kernelIdd", "sm_120"): 8, ("map_backward_kernelIdd", "sm_120"): 8}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +51,7 @@ def test_architectures(library: Path) -> None:
 
 
 def test_no_kernel_spills(library: Path) -> None:
-    """Neither a stack nor local memory: every value stays in registers, but for what is known."""
+    """Neither a stack nor local memory: every value stays in registers."""
     usage = _cuobjdump(library, "--dump-resource-usage")
     kernels = re.findall(r"arch = (\w+)|Function (\S+?):\s*\n\s*REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
     count, arch, spilling = 0, "", []
@@ -64,8 +60,7 @@ def test_no_kernel_spills(library: Path) -> None:
             arch = of_arch
             continue
         count += 1
-        known = max((size for (part, on), size in KNOWN_SPILLS.items() if part in name and on == arch), default=0)
-        if int(stack) > known or int(local) or int(registers) > 128:
+        if int(stack) or int(local) or int(registers) > 128:
             spilling.append((name, arch, registers, stack, local))
     assert count >= 40, usage[:2000]
     assert not spilling
@@ -78,6 +73,6 @@ def test_host_code_never_synchronises(library: Path) -> None:
     listed = subprocess.run(["nm", "-D", "--undefined-only", library], capture_output=True, text=True, check=True)
     symbols = {line.split()[-1].split("@")[0] for line in listed.stdout.splitlines()}
     assert "cudaGetLastError" in symbols
-    of_cuda = {symbol for symbol in symbols if "cuda" in symbol.lower()}
+    of_cuda = {symbol for symbol in symbols if "cuda" in symbol.lower() or "cublas" in symbol}
     assert of_cuda <= ALLOWED_SYMBOLS
     assert not {symbol for symbol in symbols if re.search(r"aoti_torch_item|torch_item|local_scalar", symbol)}

@@ -19,7 +19,7 @@ __device__ MapDerivative<T> derivative_of(const MapBackward<T, Feature>& b, int6
 
 // Block (x, y): sample x, tile y of the features; the first blocks are those of the reductions.
 template <typename T, typename Feature, typename Out, bool kMinmax, int kLanes>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     map_backward_kernel(MapBackward<T, Feature> b, RowView rows, Out* out, ReductionTask<T, Out> reductions,
                         int64_t reduction_blocks) {
   INDEED_SHARED(double, shared, kReduceThreads);

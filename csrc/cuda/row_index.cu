@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kThreads = 256;
 
-__global__ void __launch_bounds__(kThreads) row_index_kernel(PairView pairs, RowIndex index) {
+__global__ void __launch_bounds__(kThreads, 4) row_index_kernel(PairView pairs, RowIndex index) {
   INDEED_SHARED(int64_t, shared, kThreads);
   index_rows(pairs, index, blockIdx.x, gridDim.x, shared);
 }
