@@ -9,9 +9,11 @@ A forecast is good for a factor of one and a half; the constants stand, with the
 from __future__ import annotations
 
 import argparse
+import csv
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from . import cuda_kernels, inductor_kernels, triton_launches
 from .card import H100, Card, Kernel, device_seconds, graph_seconds, launch_seconds
@@ -142,10 +144,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     types = {dtype_name(dtype): dtype for dtype in GPU_DTYPES}
     parser.add_argument("--types", nargs="+", choices=types, default=list(types), metavar="TYPE")
     parser.add_argument("--kernels", action="store_true", help="every kernel of every step as well")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args(arguments)
-    steps = gpu_steps(options.shapes, [types[name] for name in options.types])
-    print(render(*forecasts(steps), kernels=options.kernels))
+    found, missing = forecasts(gpu_steps(options.shapes, [types[name] for name in options.types]))
+    print(render(found, missing, kernels=options.kernels))
+    if options.csv:
+        _write_csv(options.csv, found)
     return 0
+
+
+def _write_csv(path: Path, found: Sequence[Forecast]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        sizes = ("batch", "width", "classes")
+        writer.writerow([*sizes, "dtype", "implementation", "device_us", "host_us", "launches", "bytes", "flops"])
+        for each in found:
+            case = each.step.case
+            figures = [f"{value:.6g}" for value in (each.device * 1e6, each.host * 1e6)]
+            work = [each.launches, f"{each.bytes:.6g}", f"{each.flops:.6g}"]
+            shape = [getattr(case.shape, name) for name in sizes]
+            writer.writerow([*shape, dtype_name(case.dtype), each.implementation, *figures, *work])
 
 
 if __name__ == "__main__":
