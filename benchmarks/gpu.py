@@ -2,15 +2,15 @@
 
 correctness  tests/test_gpu.py, then a fixed sample of the suite on the CUDA and on the Triton kernels
 training     steps of both backends, eagerly and in CUDA graphs, against eager and compiled PyTorch
+forecast     what benchmarks.forecast says of the same steps, beside it
 mining       every strategy at large batches
 sanitizer    memcheck, racecheck and initcheck of compute-sanitizer on a small sample, where the tool is there
-forecast     what benchmarks.forecast says of the same steps
 host         without a GPU: host time of a Triton step with a driver that does nothing
 sass         registers and local memory of the built CUDA kernels, where cuobjdump is there
 
 A part is a few commands, each in a process of its own that gets an even share of what is left of the part's minutes;
 one that fails or runs out of time is recorded and the next one starts. The report and the CSVs are written anew after
-every command, and a later run with other --parts adds to them. Without a GPU the first four are left out, which is no
+every command, and a later run with other --parts adds to them. Without a GPU what needs one is left out, which is no
 failure; with one the exit code is 1 where a command failed.
 """
 
@@ -107,17 +107,17 @@ def _correctness(options: argparse.Namespace) -> list[Command]:
     return [Command("test_gpu.py", _pytest("test_gpu.py"), TESTS), *suites]
 
 
-def _module(options: argparse.Namespace, name: str, *arguments: str) -> tuple[str, ...]:
+def _module(name: str, *arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", f"benchmarks.{name}", *arguments)
 
 
 def _training(options: argparse.Namespace) -> list[Command]:
     chosen = ("--shapes", *map(str, options.shapes), "--types", *options.types)
-    return [Command("training", _module(options, "gpu_training", str(options.folder / "training.csv"), *chosen))]
+    return [Command("training", _module("gpu_training", str(options.folder / "training.csv"), *chosen))]
 
 
 def _mining(options: argparse.Namespace) -> list[Command]:
-    return [Command("mining", _module(options, "gpu_mining", str(options.folder / "mining.csv")))]
+    return [Command("mining", _module("gpu_mining", str(options.folder / "mining.csv")))]
 
 
 def _sanitizer(options: argparse.Namespace) -> list[Command]:
@@ -138,24 +138,24 @@ def _sanitizer(options: argparse.Namespace) -> list[Command]:
 def _forecast(options: argparse.Namespace) -> list[Command]:
     chosen = ("--shapes", *map(str, options.shapes), "--types", *options.types)
     output = ("--csv", str(options.folder / "forecast.csv"))
-    return [Command("forecast", _module(options, "forecast", *chosen, *output))]
+    return [Command("forecast", _module("forecast", *chosen, *output))]
 
 
 def _host(options: argparse.Namespace) -> list[Command]:
     missing = "host time is measured on the GPU" if torch.cuda.is_available() else ""
-    return [Command("host", _module(options, "triton_host"), missing=missing)]
+    return [Command("host", _module("triton_host"), missing=missing)]
 
 
 def _sass(options: argparse.Namespace) -> list[Command]:
-    return [Command("sass", _module(options, "sass"))]
+    return [Command("sass", _module("sass"))]
 
 
 PARTS = {
     "correctness": Part(_correctness),
     "training": Part(_training),
+    "forecast": Part(_forecast, on_gpu=False),
     "mining": Part(_mining),
     "sanitizer": Part(_sanitizer),
-    "forecast": Part(_forecast, on_gpu=False),
     "host": Part(_host, on_gpu=False),
     "sass": Part(_sass, on_gpu=False),
 }
@@ -249,7 +249,7 @@ def summary(text: str) -> str:
     counts = {word: len(re.findall(rf" {word}\b.*\[ *\d+%\]$", text, re.MULTILINE)) for word in _STATES}
     if any(counts.values()):
         return ", ".join(f"{count} {word.lower()}" for word, count in counts.items() if count)
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("|")]
     return lines[-1][:200] if lines else ""
 
 
@@ -262,9 +262,11 @@ _STATES = ("PASSED", "FAILED", "ERROR", "SKIPPED")
 def write(options: argparse.Namespace, outcomes: Sequence[Outcome]) -> None:
     """The report of these outcomes, and of parts that ran before."""
     record = options.folder / "outcomes.json"
-    ran = {outcome.part for outcome in outcomes}
-    earlier = [each for each in _earlier(record) if each.part not in ran]
-    found = sorted([*earlier, *outcomes], key=lambda outcome: list(PARTS).index(outcome.part))
+    earlier = _earlier(record)
+    # What ran before is not forgotten where it is left out now.
+    known = {each.part for each in earlier} - {each.part for each in outcomes if each.result != MISSING}
+    found = [each for each in earlier if each.part in known] + [each for each in outcomes if each.part not in known]
+    found.sort(key=lambda outcome: list(PARTS).index(outcome.part))
     record.write_text(json.dumps([asdict(outcome) for outcome in found], indent=1), encoding="utf-8")
     options.output.write_text(render(options.folder, found), encoding="utf-8")
 
