@@ -6,7 +6,7 @@ forecast     what benchmarks.forecast says of the same steps, beside it
 mining       every strategy at large batches
 sanitizer    memcheck, racecheck and initcheck of compute-sanitizer on a small sample, where the tool is there
 host         without a GPU: host time of a Triton step with a driver that does nothing
-sass         registers and local memory of the built CUDA kernels, where cuobjdump is there
+sass         local memory and tensor cores in the built CUDA kernels, where cuobjdump is there
 
 A part is a few commands, each in a process of its own that gets an even share of what is left of the part's minutes;
 one that fails or runs out of time is recorded and the next one starts. The report and the CSVs are written anew after

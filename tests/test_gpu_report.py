@@ -27,7 +27,7 @@ def test_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     from benchmarks import gpu
 
     report = tmp_path / "new" / "report.md"
-    assert gpu.main(["--parts", "training", "sass", "--minutes", "0.5", "--output", str(report)]) == 0
+    assert gpu.main(["--parts", "training", "sass", "--minutes", "3", "--output", str(report)]) == 0
     assert "torch finds no usable GPU" in capsys.readouterr().out
     text = report.read_text(encoding="utf-8")
     assert "There is no GPU here" in text
