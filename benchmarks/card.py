@@ -42,18 +42,18 @@ H100 = Card(
     cache_bandwidth=5.5e12,  # published microbenchmarks of reads that hit the L2 cache
     flops={
         WGMMA: 798e12,  # seen by large bfloat16 products of cuBLAS; the data sheet says 989e12
-        MMA: 480e12,  # published microbenchmarks: mma.sync reaches about 0.6 of wgmma
+        MMA: 480e12,  # mma.sync reaches about 0.6 of wgmma (Luo et al. 2024, arXiv:2402.13499)
         FMA: 50e12,  # large float32 products of cuBLAS without TF32; the data sheet says 67e12
     },
-    latency=0.3e-6,  # published microbenchmarks: 0.16 (near L2) to 0.5 microseconds (memory)
-    start=1.5e-6,  # published timings of empty kernels: 1.2 to 2 microseconds
-    gap=1e-6,  # published: 0.8 to 1.3 microseconds between dependent nodes
+    latency=0.3e-6,  # an estimate between about 0.2 of the L2 cache and 0.5 of memory
+    start=1.5e-6,  # an estimate: profilers show empty kernels at 1 to 2 microseconds
+    gap=1e-6,  # an estimate: about 1 microsecond between dependent nodes of a graph
     launch={
-        TORCH: 6e-6,  # an eager operator with autograd: 3 microseconds of launch, as much of Python and dispatcher
-        EXTENSION: 3e-6,  # a launch from C++
-        TRITON: 16e-6,  # by Triton 3.6's own launcher, timed with a driver that does nothing
+        TORCH: 6e-6,  # an estimate: 3 microseconds of launch, as much of Python, dispatcher and autograd
+        EXTENSION: 3e-6,  # an estimate of cudaLaunchKernel from C++
+        TRITON: 16e-6,  # timed with a driver that does nothing, as benchmarks.triton_host does
     },
-    call=138e-6,  # checks, autograd Function and allocations of a Triton step, timed the same way
+    call=138e-6,  # timed the same way: a Triton forward less its launches
     replay=60e-6,  # an estimate: guards, AOTAutograd's wrappers, copies of the inputs, two launches of graphs
 )
 

@@ -1,8 +1,9 @@
 """What a training step would take on a GPU that is not there: launches, bytes and serial steps by a card's constants.
 
 Rows: the compiled CUDA kernels (benchmarks/cuda_kernels.py states their launches), the Triton kernels (launches
-recorded), and torch.compile with CUDA graphs on the plain loss (what Inductor schedules). Columns: device time of a
-step replayed from a CUDA graph, host time of an eager call (of torch.compile: of a call that replays), launches.
+recorded), torch.compile with CUDA graphs on the plain loss (what Inductor schedules), and that loss run eagerly.
+Columns: device time of a step replayed from a CUDA graph, host time of an eager call (of torch.compile: of a call that
+replays), launches.
 A forecast is good for a factor of one and a half; the constants stand, with their sources, in benchmarks/card.py.
 """
 
@@ -15,13 +16,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import cuda_kernels, inductor_kernels, triton_launches
+from . import cuda_kernels, eager_kernels, inductor_kernels, triton_launches
 from .card import H100, Card, Kernel, device_seconds, graph_seconds, launch_seconds
 from .cases import GPU_DTYPES, GPU_SHAPES, Shape, Step, dtype_name, gpu_steps
 from .results import number, table
 
-CUDA, TRITON, COMPILE = "cuda", "triton", "compile"
-IMPLEMENTATIONS = (CUDA, TRITON, COMPILE)
+CUDA, TRITON, COMPILE, EAGER = "cuda", "triton", "compile", "eager"
+IMPLEMENTATIONS = (CUDA, TRITON, COMPILE, EAGER)
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,12 @@ def forecast(step: Step, implementation: str, card: Card = H100) -> Forecast:
         CUDA: lambda: cuda_kernels.kernels(step, card),
         TRITON: lambda: triton_launches.kernels(step),
         COMPILE: lambda: inductor_kernels.kernels(step, card),
+        EAGER: lambda: eager_kernels.kernels(step, card),
     }
     kernels = sources[implementation]()
-    host = card.replay if implementation == COMPILE else card.call + launch_seconds(kernels, card)
+    host = card.replay if implementation == COMPILE else launch_seconds(kernels, card)
+    if implementation in (CUDA, TRITON):
+        host += card.call
     return Forecast(step, implementation, tuple(kernels), graph_seconds(kernels, card), host)
 
 

@@ -315,7 +315,7 @@ def _metrics(rows: Sequence[Record]) -> dict[tuple[str, str], dict[str, dict[str
     """Step to implementation to metric to its median."""
     found: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
     for row in rows:
-        if row["section"] == "gpu_training" and row["metric"] != "kernel":
+        if row["section"] == "gpu_training" and row["metric"] not in ("kernel", "failed"):
             metrics = found.setdefault(_step(row), {}).setdefault(row["implementation"], {})
             metrics[row["metric"]] = float(row["median"])
     return found
@@ -357,6 +357,11 @@ def _training_tables(rows: Sequence[Record], forecast: Sequence[Record]) -> list
         f"three products, by *step*. This card reached {', '.join(peaks) or 'no peak that was measured'}. Kernels are "
         "in training.csv.\n",
         table(header, lines) + "\n",
+        *(
+            f"Failed: {row['implementation']} at {'-'.join(_step(row))}: {row['note']}\n"
+            for row in rows
+            if row["metric"] == "failed"
+        ),
     ]
 
 
@@ -376,7 +381,12 @@ def _forecast_table(training: Sequence[Record], forecast: Sequence[Record]) -> l
     if not forecast:
         return []
     measured, lines = _metrics(training), []
-    names = {"cuda": "cuda graph", "triton": "triton graph", "compile": "compile reduce-overhead"}
+    names = {
+        "cuda": "cuda graph",
+        "triton": "triton graph",
+        "compile": "compile reduce-overhead",
+        "eager": "eager graph",
+    }
     for row in forecast:
         implementations = measured.get(_step(row), {})
         replayed = implementations.get(names[row["implementation"]], {}).get("step", float("nan")) * 1e3

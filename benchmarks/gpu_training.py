@@ -8,8 +8,9 @@ device    microseconds of all kernels of a call, by torch.profiler
 launches  kernels of a call, copies and fills included, by torch.profiler
 memory    MiB at the peak, beyond what was allocated before the call
 
-Implementations are eager and compiled PyTorch (:func:`.inductor_kernels.plain_step`, which mines as part of it), every
-backend of indeed_ext, called eagerly and replayed from a CUDA graph.
+Implementations are eager and compiled PyTorch (:func:`.inductor_kernels.plain_step`, which mines as part of it) and
+every backend of indeed_ext; what is not compiled is also replayed from a CUDA graph. One that does not run has a row
+``failed`` with the reason.
 """
 
 from __future__ import annotations
@@ -110,13 +111,15 @@ Makers = dict[str, Callable[[], Call]]
 
 
 def own_implementations(step: Step, inputs: Inputs) -> Makers:
-    """The eager baseline; every backend, and every backend in a CUDA graph."""
-    makers: Makers = {EAGER: lambda: _step_call(step, inputs, plain_step)}
+    """The eager baseline and every backend, as they are and in a CUDA graph."""
+    calls = {EAGER: _step_call(step, inputs, plain_step)}
     for backend in compiled_backends(step.case.device):
-        call = partial(run_step, _own_loss(step, inputs, backend), inputs.leaves, TRAINING)
-        makers[backend] = partial(_itself, call)
+        calls[backend] = partial(run_step, _own_loss(step, inputs, backend), inputs.leaves, TRAINING)
+    makers: Makers = {}
+    for name, call in calls.items():
+        makers[name] = partial(_itself, call)
         if step.case.device == "cuda":
-            makers[backend + GRAPH] = partial(captured, call)
+            makers[name + GRAPH] = partial(captured, call)
     return makers
 
 
@@ -206,10 +209,10 @@ def measure_step(step: Step, implementations: Callable[[Step, Inputs], Makers], 
             call()
             synchronise(case.device)
             calls[Key(name, pairs)] = call
-        except torch.OutOfMemoryError as error:
-            recorder.say(f"{name} at {step} runs out of memory: {_line(error)}")
         except Exception as error:  # the others are still worth measuring
-            recorder.error(f"{name} at {step}: {_line(error)}")
+            recorder.add(_row(case, Key(name, pairs), "failed", "", Spread.single(float("nan")), _line(error)))
+            is_own = name.removesuffix(GRAPH) in compiled_backends(case.device)
+            (recorder.error if is_own else recorder.say)(f"{name} at {step}: {_line(error)}")
     for key, seconds in measure(calls, EFFORT, case.device).items():
         recorder.add(_row(case, key, "step", "ms", Spread.of(seconds * 1e3)))
     for key, call in calls.items():

@@ -43,6 +43,18 @@ def plain_step(
     return eager.indeed_loss(features, weight, bias, labels, pairs, norm)
 
 
+def fake_arguments(step: Step) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Features, weight, bias, labels and pairs for :func:`plain_step`, within a mode that allocates nothing."""
+    shape = step.case.shape
+
+    def leaf(*sizes: int) -> Tensor:
+        return torch.empty(*sizes, dtype=step.case.dtype, requires_grad=True)
+
+    labels = torch.empty(shape.batch, shape.classes, dtype=LABEL_DTYPE)
+    pairs = None if step.mined else torch.empty(shape.batch, dtype=torch.int64)
+    return leaf(shape.batch, shape.width), leaf(shape.classes, shape.width), leaf(shape.classes), labels, pairs
+
+
 def kernels(step: Step, card: Card) -> list[Kernel]:
     """Those of forward and backward, in order.
 
@@ -78,7 +90,6 @@ def _kernels(step: Step, card: Card) -> list[Kernel]:
                 raise
         return _boxed(graph)
 
-    shape, case = step.case.shape, step.case
     torch._dynamo.reset()
     with (
         FakeTensorMode(),
@@ -86,16 +97,11 @@ def _kernels(step: Step, card: Card) -> list[Kernel]:
         config.patch(fx_graph_cache=False, fx_graph_remote_cache=False),
         functorch_config.patch(enable_autograd_cache=False),
     ):
-        leaves = [
-            torch.empty(*sizes, dtype=case.dtype, requires_grad=True)
-            for sizes in ((shape.batch, shape.width), (shape.classes, shape.width), (shape.classes,))
-        ]
-        labels = torch.empty(shape.batch, shape.classes, dtype=LABEL_DTYPE)
-        pairs = None if step.mined else torch.empty(shape.batch, dtype=torch.int64)
+        arguments = fake_arguments(step)
         backend = functools.partial(compile_fx.compile_fx, inner_compile=compile_for_gpu)
         compiled: Any = torch.compile(plain_step, backend=backend, fullgraph=True, dynamic=False)
-        loss = compiled(*leaves, labels, pairs, case.norm)
-        torch.autograd.grad(loss, leaves)
+        loss = compiled(*arguments, step.case.norm)
+        torch.autograd.grad(loss, arguments[:3])
     if not found:
         raise RuntimeError("nothing was compiled")
     return found

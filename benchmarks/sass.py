@@ -63,9 +63,9 @@ def main() -> int:
         print("the extension holds no CUDA code" if found is None else "there is no cuobjdump here")
         return 0
     counts: dict[str, list[int]] = {}
-    # Its warnings, of another listing format, say nothing of the code.
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen([program, "-sass", str(found)], **streams, text=True) as process:
+    # Its warnings are of the format of the listing.
+    command = [program, "-sass", str(found)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         for architecture, _, local, tensor in kernels(iter(process.stdout)):
             count = counts.setdefault(architecture, [0, 0, 0])

@@ -186,6 +186,19 @@ def test_inductor_kernels(dtype: torch.dtype, mined: bool) -> None:
     assert sum(kernel.moved for kernel in kernels) > least
 
 
+@pytest.mark.parametrize("mined", [True, False])
+def test_eager_kernels(mined: bool) -> None:
+    """The same products; what Inductor fuses is launched one by one."""
+    from benchmarks import eager_kernels, inductor_kernels
+    from benchmarks.card import H100
+
+    step = _step(128, 512, 80, torch.bfloat16, mined)
+    eager, compiled = eager_kernels.kernels(step, H100), inductor_kernels.kernels(step, H100)
+    assert [kernel.flops for kernel in eager if kernel.flops] == [kernel.flops for kernel in compiled if kernel.flops]
+    assert len(eager) > 2 * len(compiled)
+    assert sum(kernel.moved for kernel in eager) > sum(kernel.moved for kernel in compiled)
+
+
 # ----------------------------------------------------------------------------- card
 
 
@@ -218,4 +231,4 @@ def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "form_rows_kernel" in printed
     assert "cannot be forecast" not in printed
     rows = (tmp_path / "forecast.csv").read_text(encoding="utf-8").splitlines()
-    assert [row.split(",")[4] for row in rows] == ["implementation", "cuda", "triton", "compile"]
+    assert [row.split(",")[4] for row in rows] == ["implementation", "cuda", "triton", "compile", "eager"]

@@ -128,6 +128,24 @@ def test_measurements_reach_the_report(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_quick")
+def test_what_does_not_run_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A baseline that fails is no failure of the command; the others are timed."""
+    from benchmarks import gpu, gpu_training
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("not on this card")
+
+    monkeypatch.setattr(gpu_training, "plain_step", refuse)
+    arguments = [str(tmp_path / "training.csv"), "--shapes", "8x32x20", "--types", "float32", "--without-compile"]
+    assert gpu_training.main([*arguments, "--device", "cpu"]) == 0
+    text = gpu.render(tmp_path, [])
+    assert "Failed: eager at 8x32x20-float32: not on this card" in text
+    assert "| 8x32x20 | float32 | cpu |" in text
+    monkeypatch.setattr(gpu_training, "fused", refuse)
+    assert gpu_training.main([*arguments, "--device", "cpu"]) == 1
+
+
+@pytest.mark.usefixtures("_quick")
 def test_a_wrong_result_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks import baselines, gpu_training
 
