@@ -201,7 +201,8 @@ def measure_step(step: Step, implementations: Callable[[Step, Inputs], Makers], 
             recorder.error(f"wrong result, not timed: {error}")
             return
         except torch.OutOfMemoryError as error:
-            recorder.say(f"not compared with the eager loss, which runs out of memory: {_line(error)}")
+            note = f"no result is compared with it: {_line(error)}"
+            recorder.add(_row(case, Key(EAGER, pairs), "failed", "", Spread.single(float("nan")), note))
     calls: dict[Key, Call] = {}
     for name, make in implementations(step, inputs).items():
         try:
