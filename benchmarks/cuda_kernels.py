@@ -90,12 +90,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Product:
-    """A matrix product of torch: rows, columns and the length of the sums."""
+    """A matrix product of torch: rows, columns and the length of the sums.
+
+    ``half``: for half types, bytes of an operand and of a result, and what multiplies.
+    """
 
     kernel: str
     sizes: Callable[[Sizes], tuple[int, int, int]]
-    bytes: tuple[int, int] = (ACCUMULATED, ACCUMULATED)
-    unit: str = FMA
+    half: tuple[int, int, str] = (ACCUMULATED, ACCUMULATED, FMA)
 
 
 def _torch(kernel: str, read: Formula, written: Formula, when: Callable[[Sizes], bool], counted: bool) -> Line:
@@ -233,7 +235,8 @@ def launched(s: Sizes) -> list[Line | Product]:
 
 def _kernel(line: Line | Product, s: Sizes, card: Card, count: int) -> Kernel:
     if isinstance(line, Product):
-        return product(line.kernel, line.sizes(s), line.bytes, line.unit, card, count)
+        operand, result, unit = line.half if s.half else (ACCUMULATED, ACCUMULATED, FMA)
+        return product(line.kernel, line.sizes(s), (operand, result), unit, card, count)
     if line.grid is None:
         return pointwise(line.kernel, line.read(s), line.written(s), count)
     blocks, (first, first_steps) = math.prod(line.grid(s)), line.first(s)

@@ -127,6 +127,34 @@ def test_measurements_reach_the_report(tmp_path: Path) -> None:
     assert "| 8x32x20 | float32 | triton |" in text
 
 
+def test_the_forecast_stands_beside_what_was_measured(tmp_path: Path) -> None:
+    """A graph's step for kernels of the package, the sum of its kernels for compiled PyTorch."""
+    from benchmarks import gpu
+    from benchmarks.baselines import Key
+    from benchmarks.cases import Case, Shape
+    from benchmarks.results import Row, write_csv
+    from benchmarks.timing import Spread
+
+    rows = [
+        Row("gpu_training", Case(Shape(8, 32, 20)), Key(name, "mined"), metric, unit, Spread.single(value))
+        for name, metric, unit, value in (
+            ("cuda", "step", "ms", 0.5),
+            ("cuda", "host", "us", 150.0),
+            ("cuda", "launches", "", 14.0),
+            ("cuda graph", "step", "ms", 0.06),
+            ("compile reduce-overhead", "step", "ms", 0.2),
+            ("compile reduce-overhead", "device", "us", 90.0),
+        )
+    ]
+    write_csv(tmp_path / "training.csv", rows, {"device": "a GPU"})
+    lines = ["batch,width,classes,dtype,implementation,device_us,host_us,launches"]
+    lines += [f"8,32,20,float32,{name},30,100,12" for name in ("cuda", "compile")]
+    (tmp_path / "forecast.csv").write_text("\n".join(lines), encoding="utf-8")
+    text = gpu.render(tmp_path, [])
+    assert "| 8x32x20 | float32 | cuda | 30.0 | 60.0 | 2.00 | 100 | 150 | 12 | 14.0 |" in text
+    assert "| 8x32x20 | float32 | compile | 30.0 | 90.0 | 3.00 | 100 | — | 12 | — |" in text
+
+
 @pytest.mark.usefixtures("_quick")
 def test_what_does_not_run_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A baseline that fails is no failure of the command; the others are timed."""
