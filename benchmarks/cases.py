@@ -83,6 +83,39 @@ class Case:
         return self.shape.batch if self.strategy else 2 * list_length(self.shape.batch)
 
 
+@dataclass(frozen=True)
+class Step:
+    """A training step as a GPU is measured and forecast at: a case from float32 labels, mining included or not."""
+
+    case: Case
+    mined: bool
+
+    def __str__(self) -> str:
+        return f"{self.case.shape}-{dtype_name(self.case.dtype)}"
+
+
+#: Of a batch that is small for a GPU to one that fills it, and more classes than fit into memory as logits.
+GPU_SHAPES = {
+    Shape(128, 2048, 80): True,
+    Shape(512, 2048, 80): True,
+    Shape(4096, 2048, 80): True,
+    Shape(256, 4096, 1000): True,
+    Shape(512, 256, 670_000): False,  # mining is left out, as plain PyTorch would need all of its memory for it
+}
+GPU_DTYPES = (torch.bfloat16, torch.float32)
+LABEL_DTYPE = torch.float32
+
+
+def gpu_steps(
+    shapes: Sequence[Shape] = tuple(GPU_SHAPES), dtypes: Sequence[torch.dtype] = GPU_DTYPES, device: str = "cuda"
+) -> list[Step]:
+    """Every shape in every type; a shape that is not of :data:`GPU_SHAPES` is mined."""
+    return [
+        Step(Case(shape, dtype=dtype, device=device), GPU_SHAPES.get(shape, True))
+        for shape, dtype in itertools.product(shapes, dtypes)
+    ]
+
+
 def cases(
     shapes: Sequence[Shape] = SHAPES, norms: Sequence[str] = NORMS, pairings: Sequence[str] = PAIRINGS, **settings
 ) -> Iterator[Case]:

@@ -4,7 +4,8 @@
 out backends without kernels of their own. A backend that is missing is reported once, in test_backends.py.
 
 Of a backend that is :attr:`kit.Backend.sampled`, a run that does not name it takes a fixed sample of each test's
-variants, says how many, and counts the others as deselected; `--backend NAME` runs them all.
+variants, says how many, and counts the others as deselected; `--backend NAME` runs them all. `--sample` takes such a
+sample of every backend.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _SAMPLES = pytest.StashKey[list[str]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--backend", action="append", metavar="NAME", help="run only this backend (may be repeated)")
+    parser.addoption("--sample", action="store_true", help="a fixed sample of each test's variants, of every backend")
     parser.addoption("--fuzz-cases", type=int, metavar="N", help="so many new cases in test_fuzz.py, not the usual 300")
 
 
@@ -60,12 +62,13 @@ def _sampled_backend(item: pytest.Item) -> str | None:
         return str(marker.args[0])
     callspec = getattr(item, "callspec", None)
     backend = callspec.params.get("backend") if callspec else None
-    return str(backend) if backend is not None and backend.sampled else None
+    sampled = backend is not None and (backend.sampled or item.config.getoption("--sample"))
+    return str(backend) if sampled else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keeps kit.sample_size variants of a test, those whose names hash lowest, so that no option is favoured."""
-    chosen = config.getoption("--backend") or []
+    chosen = [] if config.getoption("--sample") else config.getoption("--backend") or []
     variants: dict[tuple[str, str], list[pytest.Item]] = {}
     for item in items:
         name = _sampled_backend(item)
@@ -86,7 +89,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         total = sum(len(group) for (owner, _), group in variants.items() if owner == name)
         kept = sum(_sampled_backend(item) == name for item in items)
         config.stash.setdefault(_SAMPLES, []).append(
-            f"backend {name}: {kept} of {total} tests, a fixed sample; all of them with --backend {name}"
+            f"backend {name}: {kept} of {total} tests, a fixed sample; all of them with --backend {name} alone"
         )
 
 

@@ -144,3 +144,39 @@ def test_indices_beyond_32_bits(gpu: Backend) -> None:
     whole = fused_indeed_loss(features, weight, labels, pairs=pairs, **options)
     last = fused_indeed_loss(features[-64:], weight, labels[-64:], pairs=pairs[:64], **options)
     torch.testing.assert_close(whole[-64:], last)
+
+
+def _gradients(
+    gpu: Backend, features: Tensor, weight: Tensor, labels: Tensor, pairs: Tensor, wanted: int
+) -> tuple[Tensor, ...]:
+    leaves = [features.detach().requires_grad_(wanted == 0), weight.detach().requires_grad_(wanted == 1)]
+    loss = fused_indeed_loss(*leaves, labels, pairs=pairs, reduction="sum", backend=gpu.name)
+    return torch.autograd.grad(loss, [leaves[wanted]])
+
+
+def test_feature_gradients_beyond_32_bits(gpu: Backend) -> None:
+    """B n past 2**31: those of the last samples are those of a batch of their own."""
+    batch, width, classes = 66_000, 32_768, 8
+    if torch.cuda.mem_get_info()[0] < 64 << 30:
+        pytest.skip("needs 64 GiB of free GPU memory")
+    features = torch.rand(batch, width, device="cuda", dtype=torch.bfloat16)
+    weight = torch.randn(classes, width, device="cuda", dtype=torch.bfloat16)
+    labels = torch.rand(batch, classes, device="cuda") < 0.3
+    pairs = torch.arange(batch, device="cuda") ^ 1
+    (whole,) = _gradients(gpu, features, weight, labels, pairs, 0)
+    (last,) = _gradients(gpu, features[-64:], weight, labels[-64:], pairs[:64], 0)
+    torch.testing.assert_close(whole[-64:], last)
+
+
+def test_weight_gradients_beyond_32_bits(gpu: Backend) -> None:
+    """C n past 2**31: those of the last classes are those of a classifier of their own."""
+    batch, width, classes = 8, 16_384, 132_096
+    if torch.cuda.mem_get_info()[0] < 48 << 30:
+        pytest.skip("needs 48 GiB of free GPU memory")
+    features = torch.rand(batch, width, device="cuda", dtype=torch.bfloat16)
+    weight = torch.randn(classes, width, device="cuda", dtype=torch.bfloat16)
+    labels = torch.rand(batch, classes, device="cuda") < 0.3
+    pairs = torch.arange(batch, device="cuda") ^ 1
+    (whole,) = _gradients(gpu, features, weight, labels, pairs, 1)
+    (last,) = _gradients(gpu, features, weight[-64:], labels[:, -64:].contiguous(), pairs, 1)
+    torch.testing.assert_close(whole[-64:], last)

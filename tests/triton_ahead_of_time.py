@@ -102,14 +102,15 @@ def training_step(
     norm: str = "minmax",
     lam: float = 1.0,
     pos_weight: bool = True,
+    labels: torch.dtype = torch.int64,
 ) -> list[Launch]:
     """Launches of packing, mining, loss and all gradients, as the launchers make them."""
     batch, width, classes = shape
     features, weight = torch.empty(batch, width, dtype=dtype), torch.empty(classes, width, dtype=dtype)
     bias, weights = torch.empty(classes, dtype=dtype), torch.empty(classes, dtype=dtype) if pos_weight else None
-    labels, seed = torch.empty(batch, classes, dtype=torch.int64), torch.empty((), dtype=torch.int64)
+    seed = torch.empty((), dtype=torch.int64)
     with recorded() as record:
-        bits = pack_labels(labels)
+        bits = pack_labels(torch.empty(batch, classes, dtype=labels))
         pairs = mine_pairs(bits[0], seed, STRATEGIES[strategy])
         options = (None, NORMS[norm], 1e-12, REDUCTIONS["mean"], 3, 7)
         fused_indeed_loss(features, weight, bias, *bits, pairs, lam, lam, None, weights, *options)

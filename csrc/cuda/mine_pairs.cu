@@ -52,7 +52,7 @@ __device__ int64_t draw_anchor(const Labels& labels, int64_t batch, uint32_t has
   return i;
 }
 
-__global__ void __launch_bounds__(kThreads) anchor_kernel(Labels labels, int64_t batch, const int64_t* seed,
+__global__ void __launch_bounds__(kThreads, 4) anchor_kernel(Labels labels, int64_t batch, const int64_t* seed,
                                                           int64_t* partner) {
   const uint32_t stream = stream_hash(*seed);
   const int64_t warps = static_cast<int64_t>(gridDim.x) * warp_count();

@@ -41,7 +41,7 @@ VARIANTS = {
 }
 VARIABLE = "INDEED_EMULATION_VARIANT"
 
-RUNTIME = [f"{HERE}/{name}.cpp" for name in ("runtime", "race_check", "misalignment", "launch_count", "cublas")]
+RUNTIME = [f"{HERE}/{name}.cpp" for name in ("runtime", "race_check", "misalignment", "launches", "cublas")]
 SELF_TEST = ["csrc/cuda/launch.cpp", f"{HERE}/self_test.cu"]
 
 

@@ -344,6 +344,7 @@ void run(const char* name, dim3 grid, dim3 block_size, size_t shared_bytes, cons
     fail("impossible grid (" + std::to_string(grid.x) + ", " + std::to_string(grid.y) + ", " +
          std::to_string(grid.z) + ")");
   }
+  record_launch(name, grid, block_size);
   Schedule schedule;
   fresh_byte = schedule.forward() ? 0xFF : 0xCB;
   body = &thread;
