@@ -115,12 +115,12 @@ def _steps(launches: dict[str, Any]) -> dict[str, int]:
     parts_at_once = 4
     return {
         "logits": cdiv(logits["split_width"], logits["BLOCK_K"]),
-        "cross-entropies": cdiv(classes, epilogue["BLOCK_N"]) * cdiv(epilogue["splits"], parts_at_once),
+        "cross-entropies": cdiv(classes, epilogue["BLOCK_N"]) * sum(divmod(epilogue["splits"], parts_at_once)),
         "V and T": cdiv(classes, gradients["FEATURES_K"]),
         "weight": cdiv(gradients["split_rows"], gradients["WEIGHT_K"]),
         "bias": cdiv(gradients["bias_tiles"], gradients["BIAS_M"]),
         "loss": cdiv(count, gradients["LOSS_N"]),
-        "parts of the weight": cdiv(maps["weight_splits"], parts_at_once),
+        "parts of the weight": sum(divmod(maps["weight_splits"], parts_at_once)),
     }
 
 

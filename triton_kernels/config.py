@@ -57,7 +57,7 @@ class Configuration:
     grad_features: Tile  # rows x features, classes in steps
     grad_weight: Tile  # classes x features, rows in steps; the rest is that of ``grad_features``
     row_local: Tile = Tile(4, 256)  # label packing, formed rows, cross-entropies of given logits, the reduction
-    bce_epilogue: Tile = Tile(2, 128)  # rows x classes
+    bce_epilogue: Tile = Tile(1, 128)  # rows x classes
     grad_bias: Tile = Tile(128, 32)  # partial sums x classes, in the launch of ``grad_features``
     map_statistics: Tile = Tile(2, 1024)  # rows x features
     row_index: Tile = Tile(64, 64)  # endpoints x endpoints
@@ -143,7 +143,7 @@ def configuration(
 
 @functools.cache
 def _for_many_logits(tiles: Configuration) -> Configuration:
-    return replace(tiles, bce_epilogue=Tile(4, 256))
+    return replace(tiles, bce_epilogue=Tile(4, 256, warps=8))
 
 
 #: What is assumed where no device can be asked.

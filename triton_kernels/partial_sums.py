@@ -17,25 +17,29 @@ _AT_ONCE = tl.constexpr(4)
 @device_function
 def add_parts(first, parts, stride, mask):
     """The sum of ``parts`` tiles, the first at ``first`` and each other ``stride`` behind the one before it."""
-    total = tl.load(first, mask=mask, other=0.0)
-    for start in range(1, parts, _AT_ONCE):
+    total = tl.zeros(mask.shape, first.dtype.element_ty)
+    rest = parts // _AT_ONCE * _AT_ONCE
+    for part in range(0, rest, _AT_ONCE):
         for ahead in tl.static_range(_AT_ONCE):
-            part = start + ahead
-            total += tl.load(first + part * stride, mask=mask & (part < parts), other=0.0)
+            total += tl.load(first + (part + ahead) * stride, mask=mask, other=0.0)
+    for part in range(rest, parts):
+        total += tl.load(first + part * stride, mask=mask, other=0.0)
     return total
 
 
 @device_function
 def add_parts_of_two(first, second, parts, stride, mask):
     """The same of two sums, whose loads are under way together."""
-    total = tl.load(first, mask=mask, other=0.0)
-    total_second = tl.load(second, mask=mask, other=0.0)
-    for start in range(1, parts, _AT_ONCE):
+    total = tl.zeros(mask.shape, first.dtype.element_ty)
+    total_second = total
+    rest = parts // _AT_ONCE * _AT_ONCE
+    for part in range(0, rest, _AT_ONCE):
         for ahead in tl.static_range(_AT_ONCE):
-            part = start + ahead
-            loaded = mask & (part < parts)
-            total += tl.load(first + part * stride, mask=loaded, other=0.0)
-            total_second += tl.load(second + part * stride, mask=loaded, other=0.0)
+            total += tl.load(first + (part + ahead) * stride, mask=mask, other=0.0)
+            total_second += tl.load(second + (part + ahead) * stride, mask=mask, other=0.0)
+    for part in range(rest, parts):
+        total += tl.load(first + part * stride, mask=mask, other=0.0)
+        total_second += tl.load(second + part * stride, mask=mask, other=0.0)
     return total, total_second
 
 
