@@ -59,7 +59,7 @@ def use_idle_driver() -> IdleDriver:
 
     driver = IdleDriver()
     triton.runtime.driver.set_active(driver)
-    mock.patch.object(config, "device_kind", return_value="hopper").start()
+    mock.patch.object(config, "device_kind", lambda device: "hopper").start()
     library = operators.define(NAMESPACE)
     for name in schemas.SCHEMAS:
         library.impl(name, _implementation(name), "CPU")
