@@ -9,7 +9,6 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 
 import kit
 import pytest
@@ -56,7 +55,7 @@ def test_tiles_are_those_of_the_device_of_the_tensors(triton_backend: Backend, m
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (10 if device == devices[1] else 9, 0))
     config.device_kind.cache_clear()
     sizes = (128, 80, torch.bfloat16, torch.float32)
-    assert config.configuration(devices[0], *sizes) == config._TABLE["cuda"][0]
+    assert config.configuration(devices[0], *sizes) == config._TABLE["hopper"][0]
     assert config.configuration(devices[1], *sizes) == config._TABLE["blackwell"][0]
     config.device_kind.cache_clear()
 
@@ -74,10 +73,10 @@ def test_tf32_only_where_torch_allows_it(triton_backend: Backend, tf32_allowed: 
     from triton_ahead_of_time import assumed_device
 
     precisions = {}
-    for kind, dtype in itertools.product(("cuda", "hip"), (torch.float32, torch.bfloat16, torch.float16)):
+    for kind, dtype in itertools.product(("hopper", "hip"), (torch.float32, torch.bfloat16, torch.float16)):
         with assumed_device(kind):
             precisions[kind, dtype] = product_precision(dtype, torch.device("cpu"))
-    assert precisions.pop(("cuda", torch.float32)) == ("tf32" if tf32_allowed else "ieee")
+    assert precisions.pop(("hopper", torch.float32)) == ("tf32" if tf32_allowed else "ieee")
     assert precisions.pop(("hip", torch.float32)) == "ieee"
     assert set(precisions.values()) == {"bf16"}
 
@@ -89,16 +88,65 @@ def test_several_programs(triton_backend: Backend, dtype: torch.dtype, norm: str
     kit.check_loss(triton_backend, Case(35, 70, 70, norm, pairing, dtype=dtype, pos_weight=True, unknown=True).build())
 
 
-@pytest.mark.parametrize("programs", [3, 64])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=kit.SHORT.get)
-def test_parts_of_the_features(
-    triton_backend: Backend, dtype: torch.dtype, programs: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Logits as sums of several parts, a part as sum of several steps, and the last one cut short."""
+@pytest.fixture(params=["hopper", "hopper, large", "hip, large"])
+def tiles_of_a_device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In place of the interpreter's own."""
     from indeed_ext.triton_kernels import config
+    from triton_ahead_of_time import assumed_device
 
-    monkeypatch.setitem(config._TABLE, "interpreter", (replace(config._INTERPRETER, programs=programs),) * 3)
+    kind, _, size = request.param.partition(", ")
+    if size == "large":
+        monkeypatch.setattr(config, "_LARGE_PRODUCTS", 0)
+        monkeypatch.setattr(config, "_MANY_LOGITS", 0)
+    with assumed_device(kind):
+        yield
+
+
+@pytest.mark.parametrize(("norm", "pairing"), [("l2", "anchor"), ("minmax", "list")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=kit.SHORT.get)
+@pytest.mark.usefixtures("tiles_of_a_device")
+def test_tiles_of_a_device(triton_backend: Backend, dtype: torch.dtype, norm: str, pairing: str) -> None:
+    kit.check_loss(triton_backend, Case(66, 140, 34, norm, pairing, dtype=dtype, pos_weight=True, unknown=True).build())
+
+
+@pytest.mark.parametrize("strategy", kit.STRATEGIES)
+@pytest.mark.usefixtures("tiles_of_a_device")
+def test_mining_with_tiles_of_a_device(triton_backend: Backend, strategy: str) -> None:
+    for batch, classes, density in ((33, 20, 0.15), (150, 70, 0.02)):
+        labels = kit.random_labels(torch.Generator().manual_seed(3), batch, classes, density=density)
+        partner = mine_pairs(labels.to(triton_backend.device), strategy=strategy, seed=11, backend="triton")
+        assert torch.equal(partner.cpu(), reference.mine_pairs(labels, strategy=strategy, seed=11))
+
+
+@pytest.fixture(params=[1, 3, 64])
+def programs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """As many as a launch is cut into, whatever the device."""
+    from indeed_ext.triton_kernels import fused_indeed_loss as module
+
+    monkeypatch.setattr(module, "multiprocessors", lambda device: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=kit.SHORT.get)
+def test_parts_of_the_features(triton_backend: Backend, dtype: torch.dtype, programs: int) -> None:
+    """Logits as sums of several parts, a part as sum of several steps, and the last one cut short."""
     kit.check_loss(triton_backend, Case(5, 165, 6, "minmax", "list", dtype=dtype).build())
+
+
+@pytest.mark.parametrize("wanted", [["weight"], ["weight", "features", "bias"]], ids=len)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=kit.SHORT.get)
+def test_parts_of_the_rows(triton_backend: Backend, dtype: torch.dtype, wanted: list[str], programs: int) -> None:
+    """The same of the weight's gradient, its parts added by the launch of the maps or by one of their own."""
+    kit.check_loss(triton_backend, Case(35, 70, 6, "minmax", "list", dtype=dtype, values="sparse").build(), wanted)
+
+
+def test_parts_of_the_rows_in_several_class_chunks(
+    triton_backend: Backend, programs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from indeed_ext.triton_kernels import fused_indeed_loss as module
+
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 1)
+    kit.check_loss(triton_backend, Case(35, 40, 70, "l2", "list", dtype=torch.float32).build())
 
 
 @pytest.mark.parametrize("strategy", kit.STRATEGIES)

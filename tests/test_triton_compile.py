@@ -34,6 +34,7 @@ KERNELS = {
     "bce_epilogue_kernel",
     "grad_products_kernel",
     "map_backward_kernel",
+    "partial_sums_kernel",
     "reduce_loss_kernel",
     "form_rows_kernel",
     "map_dots_kernel",
@@ -41,6 +42,8 @@ KERNELS = {
     "six_way_bce_backward_kernel",
 }
 
+#: What products of half types compile to, and nothing else.
+MATRIX_INSTRUCTIONS = {"sm_80": "mma.sync", "sm_90": "wgmma.mma_async", "sm_100": "tcgen05.mma", "gfx942": "v_mfma"}
 
 #: Bytes that Triton 3.6, which torch 2.11 brings, spills where later ones do not.
 SPILLS_OF_TRITON_36 = {("matching_kernel", "sm_80"): 64}
@@ -80,6 +83,8 @@ def test_every_kernel(target: str, dtype: str) -> None:
         assert row["shared"] <= row["shared_limit"], row
         assert row["tensor_memory"] <= 512, row
         assert row["registers"] > 8 or row["registers"] < 0, f"compiled to nothing: {row}"
+        if dtype == "bf16" and row["kernel"] in ("logits_kernel", "grad_products_kernel"):
+            assert row["matrix"] == MATRIX_INSTRUCTIONS[target], row
 
 
 def test_nothing_is_compiled_anew_for_another_batch_or_lam() -> None:
@@ -89,6 +94,42 @@ from triton_ahead_of_time import compiled_by
 for width, classes in ((2048, 80), (24, 33)):
     first = compiled_by((128, width, classes))
     for batch, lam in ((127, 1.0), (1, 1.0), (128, 0.3), (128, 0.0)):
-        print(*(first ^ compiled_by((batch, width, classes), lam)), sep="\\n", end="")
+        print(*(compiled_by((batch, width, classes), lam) - first), sep="\\n", end="")
 """
     assert not _run("-c", code)
+
+
+_REPEATED = """
+import sys
+sys.path.insert(0, "..")
+import torch
+from benchmarks.triton_host_time import step, use_idle_driver
+from triton.runtime.jit import JITFunction
+
+driver = use_idle_driver()
+forward, both = step()
+forward()
+run, by_triton = JITFunction.run, []
+JITFunction.run = lambda kernel, *rest, **named: (by_triton.append(kernel), run(kernel, *rest, **named))[1]
+forward()
+both()
+print(driver.launches, len(by_triton))
+step(batch=33)[0]()
+print(driver.launches, len(by_triton))
+
+from indeed_ext.triton_kernels import config, launch, partial_sums
+
+kernel, tile = partial_sums.partial_sums_kernel, config.Tile(4, 256)
+numbers = torch.empty(128)
+calls = [
+    (numbers[:64], numbers[64:], 2, 64), (numbers[1:65], numbers[64:], 2, 64), (numbers[:64], numbers[64:], 2, 32),
+    (numbers[:64].double(), numbers[64:], 2, 64), (None, numbers[64:], 2, 64),
+]
+keys = {launch._key(kernel, tile, numbers.device, call, {"BLOCK": block}) for call in calls for block in (64, 128)}
+print(len(keys))
+"""
+
+
+def test_a_repeated_launch_is_not_looked_up_by_triton() -> None:
+    """The compiled kernel itself is launched, but not for other sizes, types, alignments or constants."""
+    assert _run("-c", _REPEATED).splitlines() == ["21 0", "28 7", "10"]

@@ -4,7 +4,7 @@ python tests/triton_ahead_of_time.py [--json | --markdown] [--type TYPE] [TARGET
 
 The operators run on CPU tensors with their launches recorded, so that what is compiled is what they launch: kernels,
 argument types, alignments, constants, warps and stages. The table says for each kernel how many registers and bytes
-of shared memory, and columns of tensor memory, it takes and whether registers spill.
+of shared memory, and columns of tensor memory, it takes, whether registers spill, and how it multiplies matrices.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import create_function_from_signature
 
-from indeed_ext.constants import NORMS, REDUCTIONS, STRATEGIES, accumulation_dtype
+from indeed_ext.constants import GRAD_WEIGHT, NORMS, REDUCTIONS, STRATEGIES, accumulation_dtype
 
 #: Target name to (Triton's target, bytes of shared memory a program may have).
 TARGETS = {
@@ -47,7 +47,7 @@ TARGETS = {
     "gfx942": (GPUTarget("hip", "gfx942", 64), 64 << 10),
 }
 #: Target name to the kind of device in the table of tiles.
-KINDS = {"sm_80": "cuda", "sm_90": "cuda", "sm_100": "blackwell", "gfx942": "hip"}
+KINDS = {"sm_80": "ampere", "sm_90": "hopper", "sm_100": "blackwell", "gfx942": "hip"}
 DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32, "f16": torch.float16, "f64": torch.float64}
 _BY_DEFAULT = ["bf16", "f32"]
 #: (B, n, C): few and many logits, as :mod:`.config` tells them apart.
@@ -78,11 +78,12 @@ class Compiled:
     spills: int
     shared_limit: int
     tensor_memory: int  # columns, of which Blackwell has 512; Triton compiles a kernel that takes more to nothing
+    matrix: str  # the matrix instructions it has
 
 
 @contextlib.contextmanager
 def assumed_device(kind: str) -> Iterator[None]:
-    """Tiles for ``"cuda"``, ``"blackwell"`` or ``"hip"``, whatever is here."""
+    """Tiles for a kind of device (:func:`config.device_kind`), whatever is here."""
     with mock.patch.object(config, "device_kind", return_value=kind):
         yield
 
@@ -103,8 +104,9 @@ def training_step(
     lam: float = 1.0,
     pos_weight: bool = True,
     labels: torch.dtype = torch.int64,
+    output_mask: int = 7,
 ) -> list[Launch]:
-    """Launches of packing, mining, loss and all gradients, as the launchers make them."""
+    """Launches of packing, mining, loss and gradients, as the launchers make them."""
     batch, width, classes = shape
     features, weight = torch.empty(batch, width, dtype=dtype), torch.empty(classes, width, dtype=dtype)
     bias, weights = torch.empty(classes, dtype=dtype), torch.empty(classes, dtype=dtype) if pos_weight else None
@@ -112,7 +114,7 @@ def training_step(
     with recorded() as record:
         bits = pack_labels(torch.empty(batch, classes, dtype=labels))
         pairs = mine_pairs(bits[0], seed, STRATEGIES[strategy])
-        options = (None, NORMS[norm], 1e-12, REDUCTIONS["mean"], 3, 7)
+        options = (None, NORMS[norm], 1e-12, REDUCTIONS["mean"], 3, output_mask)
         fused_indeed_loss(features, weight, bias, *bits, pairs, lam, lam, None, weights, *options)
     return record
 
@@ -139,6 +141,7 @@ def launches(dtype: torch.dtype, shape: tuple[int, int, int], lam: float = 1.0) 
     """Launches of all operators in training at a shape."""
     options = (("anchor", "l2"), ("matching", "minmax"), ("balanced", "minmax"))
     steps = [training_step(dtype, shape, *each, lam) for each in options]
+    steps.append(training_step(dtype, shape, output_mask=GRAD_WEIGHT))
     return [*(launch for step in steps for launch in step), *separate_steps(dtype, shape)]
 
 
@@ -198,6 +201,14 @@ def _usage(assembly: dict[str, Any]) -> tuple[int, int]:
     return registers, stack + local
 
 
+_MATRIX_INSTRUCTIONS = ("wgmma.mma_async", "tcgen05.mma", "mma.sync", "v_mfma")
+
+
+def _matrix_instructions(assembly: dict[str, Any]) -> str:
+    text = assembly["amdgcn"] if "amdgcn" in assembly else assembly["ptx"]
+    return " ".join(name for name in _MATRIX_INSTRUCTIONS if re.search(rf"(?<![\w.]){name}", text))
+
+
 def compile_all(targets: list[str], dtypes: list[str]) -> Iterator[Compiled]:
     """Every distinct kernel once for each target, type and size class."""
     for target_name in targets:
@@ -225,10 +236,11 @@ def compile_all(targets: list[str], dtypes: list[str]) -> Iterator[Compiled]:
                         spills,
                         limit,
                         getattr(compiled.metadata, "tmem_size", 0) or 0,
+                        _matrix_instructions(compiled.asm),
                     )
 
 
-_LINE = "{:<8}{:<6}{:<7}{:<28}{:>10}{:>8}{:>8}{:>8}"
+_LINE = "{:<8}{:<6}{:<7}{:<28}{:>10}{:>8}{:>8}{:>8}  {}"
 
 
 def markdown(rows: list[Compiled]) -> str:
@@ -264,9 +276,13 @@ def main() -> None:
         print(markdown(list(rows)))
         return
     if not arguments.json:
-        print(_LINE.format("target", "type", "sizes", "kernel", "registers", "shared", "tensor", "spills"))
+        print(
+            _LINE.format(
+                "target", "type", "sizes", "kernel", "registers", "shared", "tensor", "spills", "matrix instructions"
+            )
+        )
     for row in rows:
-        numbers = (row.registers, row.shared, row.tensor_memory, row.spills)
+        numbers = (row.registers, row.shared, row.tensor_memory, row.spills, row.matrix)
         line = _LINE.format(row.target, row.dtype, row.shape, row.kernel, *numbers)
         print(json.dumps(asdict(row)) if arguments.json else line, flush=True)
 

@@ -17,14 +17,15 @@ def require(condition: bool, message: str) -> None:
 
 def require_matrix(name: str, tensor: Tensor) -> Tensor:
     """``tensor`` [*, *], made contiguous."""
-    require(tensor.dim() == 2, f"{name}: expected 2 dimensions, got {tensor.dim()}")
+    if tensor.dim() != 2:
+        raise ValueError(f"{name}: expected 2 dimensions, got {tensor.dim()}")
     return tensor.contiguous()
 
 
 def require_float(name: str, tensor: Tensor) -> torch.dtype:
     """The type of sums."""
-    allowed = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-    require(tensor.dtype in allowed, f"{name}: expected float32, float64, bfloat16 or float16, got {tensor.dtype}")
+    if tensor.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        raise ValueError(f"{name}: expected float32, float64, bfloat16 or float16, got {tensor.dtype}")
     return accumulation_dtype(tensor.dtype)
 
 
@@ -39,9 +40,13 @@ class Checked:
 
     def tensor(self, name: str, tensor: Tensor, dtype: torch.dtype | None, *shape: int) -> Tensor:
         """``dtype``: None for any."""
-        require(tuple(tensor.shape) == shape, f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
-        require(dtype in (None, tensor.dtype), f"{name}: expected {dtype}, got {tensor.dtype}")
-        require(tensor.device == self.device, f"{name}: expected device {self.device}, got {tensor.device}")
+        # Messages are made only where they are wanted: to write them all takes longer than to launch a kernel.
+        if tensor.shape != shape:
+            raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
+        if dtype is not None and tensor.dtype != dtype:
+            raise ValueError(f"{name}: expected {dtype}, got {tensor.dtype}")
+        if tensor.device != self.device:
+            raise ValueError(f"{name}: expected device {self.device}, got {tensor.device}")
         return tensor.contiguous()
 
     def pairs(self, pairs: Tensor, batch: int) -> Tensor:

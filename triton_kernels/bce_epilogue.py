@@ -3,15 +3,17 @@
 import triton.language as tl
 
 from .bce import bce_term
-from .convert import widen
+from .convert import narrow, widen
 from .jit import device_function, kernel
 from .map_statistics import store_corrections
+from .partial_sums import add_parts, add_parts_of_two
 from .rows import class_values, directed_row, load_labels, row_validity, term_weights
 
 
 @kernel
 def bce_epilogue_kernel(
     partials,
+    grad_logits,
     bias,
     positive_bits,
     valid_bits,
@@ -31,19 +33,19 @@ def bce_epilogue_kernel(
     count,
     batch,
     LIST: tl.constexpr,
+    ACC: tl.constexpr,
     MINMAX: tl.constexpr,
     IDENTICAL: tl.constexpr,
     DISPARATE: tl.constexpr,
     AVERAGE: tl.constexpr,
     GRADIENTS: tl.constexpr,
-    ACC: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
     """A tile of rows and all ``classes`` of the chunk, of which the first is ``first_class`` of all.
 
     ``partials`` [splits, 2, R, classes] are sums of original and of identical logits over parts of the features, added
-    in their order; the first part is overwritten with G_O and G_I where GRADIENTS.
+    in their order. ``grad_logits`` [2, R, classes], which may be the first part, become G_O and G_I where GRADIENTS.
     """
     row = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     inside = row < count
@@ -65,16 +67,13 @@ def bce_epilogue_kernel(
         local = start + tl.arange(0, BLOCK_N)
         active = local < classes
         written = inside[:, None] & active[None, :]
-        at = partials + row[:, None] * classes + local[None, :]
-        o = tl.load(at, mask=written, other=0.0)
-        q = tl.zeros([BLOCK_M, BLOCK_N], ACC)
+        element = row[:, None] * classes + local[None, :]
+        at = partials + element
         if IDENTICAL or DISPARATE:
-            q = tl.load(at + array, mask=written, other=0.0)
-        for split in range(1, splits):
-            part = at + split * 2 * array
-            o += tl.load(part, mask=written, other=0.0)
-            if IDENTICAL or DISPARATE:
-                q += tl.load(part + array, mask=written, other=0.0)
+            o, q = add_parts_of_two(at, at + array, splits, 2 * array, written)
+        else:
+            o = add_parts(at, splits, 2 * array, written)
+            q = tl.zeros([BLOCK_M, BLOCK_N], ACC)
         # The classifier is linear and D = f - I, so that its logits are o - q, without a product.
         d = o - q
 
@@ -110,8 +109,9 @@ def bce_epilogue_kernel(
             # The logit of a class that does not count may have overflowed.
             dot_identical += tl.sum(tl.where(grad_q != 0, grad_q * q, 0.0), axis=1).to(tl.float64)
             dot_disparate += tl.sum(tl.where(grad_q != 0, grad_q * d, 0.0), axis=1).to(tl.float64)
-            tl.store(at, grad_o, mask=written)
-            tl.store(at + array, grad_q, mask=written)
+            kind: tl.constexpr = grad_logits.dtype.element_ty
+            tl.store(grad_logits + element, narrow(grad_o, kind), mask=written)
+            tl.store(grad_logits + array + element, narrow(grad_q, kind), mask=written)
         if bias_partials is not None:
             tile = bias_partials + tl.program_id(0).to(tl.int64) * classes
             tl.store(tile + local, tl.sum(grad_b, axis=0), mask=active)

@@ -4,11 +4,14 @@ Autotuning at the first call would launch kernels of its own, wait for the devic
 summation orders.
 
 - A training batch is small for a GPU. The logits of (128, 2048, 80) are two tiles of 64 x 128, all classes in one, so
-  that features are read once; :func:`split_width` cuts the features into enough parts for 64 programs. Fewer rows a
-  tile would read the weight more often, more would leave larger partial sums to be read again.
-- The products with the gradients of the logits share a launch and the width of their tiles. 32 rows x 128 features of V
-  and T and 128 classes x 128 features of the weight's gradient start 80 programs there; narrower tiles would read the
-  gradients of the logits more often.
+  that features are read once; :func:`part_size` cuts the features into parts for the multiprocessors there are. Fewer
+  rows a tile would read the weight more often, more would leave larger partial sums to be read again.
+- Products of half types have at least 64 rows a tile, as many as Hopper's matrix instructions take: those of fewer
+  rows compile to the ones of Ampere. In steps of 64 a row of features fills a line of the cache.
+- The products with the gradients of the logits share a launch and the width of their tiles: 64 features at a training
+  batch, for enough programs, 128 where there are many logits, as gradients are read again for every tile of features.
+  The weight's gradient is cut over its rows: whatever the batch, there are few tiles of it where there are few classes.
+- Ampere holds sums and operands in registers, which take 64 classes of the weight's gradient in place of 128.
 - float32 is multiplied without tensor cores, from registers that hold a step of both operands beside the sums: its
   tiles are smaller and its steps shorter. float64 has room for 16 x 16: its products are broadcast sums.
 - Row-local kernels take few rows per program, so that a training batch starts a program for each multiprocessor, and
@@ -18,7 +21,7 @@ summation orders.
   few. A tile of ``matching`` has a word of 32 bits for every thread: of fewer words Triton
   lets every thread load those it needs bits of.
 - Blackwell (sm_100 and later) keeps sums and operands of half types in 512 columns of tensor memory, which the tiles of
-  both products with the gradients of the logits must fit together: theirs are half as wide.
+  both products with the gradients of the logits must fit together.
 - Stages beyond two pay on sm_80 and later, whose copies to shared memory are asynchronous. AMD has no such copies, and
   64 KiB of shared memory per workgroup.
 - The interpreter's time goes by operations, whatever their size: tiles hold most of a test's sizes at once, and leave
@@ -53,9 +56,9 @@ class Configuration:
     logits: Tile  # rows x classes, features in steps
     grad_features: Tile  # rows x features, classes in steps
     grad_weight: Tile  # classes x features, rows in steps; the rest is that of ``grad_features``
-    programs: int = 64  # the logits kernel cuts the features into parts until it starts this many
     row_local: Tile = Tile(4, 256)  # label packing, formed rows, cross-entropies of given logits, the reduction
-    bce_epilogue: Tile = Tile(2, 128)  # rows x classes
+    bce_epilogue: Tile = Tile(1, 128)  # rows x classes
+    grad_bias: Tile = Tile(128, 32)  # partial sums x classes, in the launch of ``grad_features``
     map_statistics: Tile = Tile(2, 1024)  # rows x features
     row_index: Tile = Tile(64, 64)  # endpoints x endpoints
     map_backward: Tile = Tile(1, 1024)  # samples x features
@@ -64,10 +67,14 @@ class Configuration:
     matching: Tile = Tile(64, 128, warps=8)  # samples x candidates, one program
 
 
-#: From this many logits on, tiles alone start programs enough.
+#: From this many logits on, narrow tiles alone start programs enough; and from this many on, tiles of few logits.
+_LARGE_PRODUCTS = 1 << 17
 _MANY_LOGITS = 1 << 18
 
-_HALF = Configuration(Tile(64, 128, 32, warps=8, stages=3), Tile(32, 128, 32, warps=8, stages=2), Tile(128, 128, 16))
+_HALF = Configuration(Tile(64, 128, 64, warps=8, stages=3), Tile(64, 64, 64, stages=2), Tile(128, 64, 32))
+_HALF_LARGE = Configuration(
+    Tile(128, 128, 32, warps=8, stages=3), Tile(64, 128, 64, warps=8, stages=2), Tile(128, 128, 64)
+)
 _SINGLE = Configuration(Tile(32, 64, 16, warps=8, stages=2), Tile(32, 64, 16, warps=8, stages=2), Tile(32, 64, 16))
 _DOUBLE = Configuration(Tile(16, 16, 16), Tile(16, 16, 16), Tile(16, 16, 16))
 _HIP_SINGLE = Tile(64, 64, 32, warps=8)
@@ -76,7 +83,6 @@ _INTERPRETER = Configuration(
     Tile(16, 64, 32),
     Tile(16, 64, 64),
     Tile(64, 64, 16),
-    programs=2,
     row_local=Tile(64, 64),
     bce_epilogue=Tile(16, 64),
     map_statistics=Tile(64, 64),
@@ -87,34 +93,38 @@ _INTERPRETER = Configuration(
     matching=Tile(64, 64),
 )
 
-#: Kind of device to the tiles of half types, float32 and float64.
+#: Kind of device to the tiles of half types, of the same in large products, of float32 and float64.
 _TABLE = {
-    "cuda": (_HALF, _SINGLE, _DOUBLE),
-    "blackwell": (
-        replace(_HALF, grad_features=Tile(32, 64, 32, warps=8, stages=2), grad_weight=Tile(128, 64, 16)),
+    "ampere": (
+        _HALF,
+        replace(_HALF_LARGE, grad_features=Tile(64, 128, 32, warps=8, stages=2), grad_weight=Tile(64, 128, 32)),
         _SINGLE,
         _DOUBLE,
     ),
+    "hopper": (_HALF, _HALF_LARGE, _SINGLE, _DOUBLE),
+    "blackwell": (_HALF, _HALF_LARGE, _SINGLE, _DOUBLE),
     "hip": (
-        Configuration(Tile(64, 128, 32, warps=8), Tile(32, 128, 32, warps=8), Tile(128, 128, 16)),
+        _HALF,
+        replace(_HALF_LARGE, grad_features=Tile(64, 128, 32, warps=8), grad_weight=Tile(128, 128, 32)),
         Configuration(_HIP_SINGLE, _HIP_SINGLE, _HIP_SINGLE),
         _DOUBLE,
     ),
-    "interpreter": (_INTERPRETER,) * 3,
+    "interpreter": (_INTERPRETER,) * 4,
 }
 
-#: Compute capability from which on there is tensor memory.
-_BLACKWELL = 10
+#: Compute capabilities from which on there are matrix instructions of four warps, and tensor memory.
+_HOPPER, _BLACKWELL = 9, 10
 
 
 @functools.cache
 def device_kind(device: torch.device) -> str:
-    """``"interpreter"``, ``"cuda"`` (before Blackwell), ``"blackwell"`` or ``"hip"``."""
+    """``"interpreter"``, ``"ampere"`` (and before), ``"hopper"``, ``"blackwell"`` (and later) or ``"hip"``."""
     if is_interpreted():
         return "interpreter"
     if torch.version.hip:
         return "hip"
-    return "blackwell" if torch.cuda.get_device_capability(device)[0] >= _BLACKWELL else "cuda"
+    major, _ = torch.cuda.get_device_capability(device)
+    return "blackwell" if major >= _BLACKWELL else "hopper" if major >= _HOPPER else "ampere"
 
 
 def configuration(
@@ -122,23 +132,36 @@ def configuration(
 ) -> Configuration:
     """The tiles for a loss of this many rows and classes of ``dtype``, computed in ``accumulation``."""
     kind = device_kind(device)
-    half, single, double = _TABLE[kind]
+    half, half_large, single, double = _TABLE[kind]
     if accumulation == torch.float64:
         return double
-    tiles = single if dtype == torch.float32 else half
+    tiles = single
+    if dtype != torch.float32:
+        tiles = half if rows * classes < _LARGE_PRODUCTS else half_large
     return tiles if kind == "interpreter" or rows * classes < _MANY_LOGITS else _for_many_logits(tiles)
 
 
 @functools.cache
 def _for_many_logits(tiles: Configuration) -> Configuration:
-    return replace(tiles, bce_epilogue=Tile(4, 256))
+    return replace(tiles, bce_epilogue=Tile(4, 256, warps=8))
 
 
-def split_width(width: int, tiles: int, configuration: Configuration) -> int:
-    """How many features a program of the logits kernel sums over, where there are ``tiles`` of rows and classes.
+#: What is assumed where no device can be asked.
+_MULTIPROCESSORS = 132
 
-    Whole steps, and as many parts as it takes to start enough programs.
+
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    """How many programs it takes to fill the device."""
+    if device.type != "cuda":
+        return _MULTIPROCESSORS
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def part_size(size: int, step: int, tiles: int, programs: int) -> int:
+    """How much of a sum over ``size`` a program takes, where the result has so many ``tiles``.
+
+    Whole steps, and as many parts as ``programs`` allow: one more would be a second turn for most of the device.
     """
-    step = configuration.logits.block_k
-    parts = cdiv(configuration.programs, max(tiles, 1))
-    return max(1, cdiv(width, parts * step)) * step
+    parts = max(1, programs // max(tiles, 1))
+    return max(1, cdiv(size, parts * step)) * step

@@ -15,9 +15,17 @@ BATCH_SIZES = (
     "compatible_words",
     "count",
     "feature_programs",
+    "feature_start",
+    "parts",
+    "reduce_programs",
     "row_programs",
+    "sample_programs",
+    "split_rows",
     "splits",
     "weight_programs",
+    "weight_size",
+    "weight_splits",
+    "weight_start",
 )
 
 

@@ -7,9 +7,10 @@ from indeed_ext.constants import cdiv
 
 from .config import Tile
 from .convert import narrow, triton_dtype
-from .jit import kernel
+from .jit import device_function, kernel
 from .launch import launch
 from .map_statistics import load_map, load_rows, load_statistic
+from .partial_sums import store_sum
 from .rows import directed_row
 
 
@@ -22,6 +23,64 @@ def map_backward_kernel(
     map_gradient,
     grad_source,
     result,
+    weight_partials,
+    grad_weight,
+    width,
+    count,
+    batch,
+    sample_programs,
+    column_tiles,
+    weight_splits,
+    weight_size,
+    DIFFERENCE: tl.constexpr,
+    LIST: tl.constexpr,
+    MINMAX: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """The first ``sample_programs`` programs: the gradient of samples; the others, if any: the weight's, from the
+    parts that the launch before this one left of it.
+    """
+    program = tl.program_id(0).to(tl.int64)
+    if program < sample_programs:
+        _sample_tile(
+            features,
+            pairs,
+            row_index,
+            statistics,
+            map_gradient,
+            grad_source,
+            result,
+            program // column_tiles * BLOCK_M + tl.arange(0, BLOCK_M),
+            # Four elements a thread and load, else loads of float32 would take half a sector each, as wide as those of
+            # halves.
+            tl.max_contiguous(program % column_tiles * BLOCK_N + tl.arange(0, BLOCK_N), 4),
+            width,
+            count,
+            batch,
+            DIFFERENCE,
+            LIST,
+            MINMAX,
+            ACC,
+            BLOCK_M,
+            BLOCK_N,
+        )
+    elif weight_partials is not None:
+        store_sum(weight_partials, grad_weight, program - sample_programs, weight_splits, BLOCK_N, weight_size)
+
+
+@device_function
+def _sample_tile(
+    features,
+    pairs,
+    row_index,
+    statistics,
+    map_gradient,
+    grad_source,
+    result,
+    sample,
+    column,
     width,
     count,
     batch,
@@ -38,9 +97,6 @@ def map_backward_kernel(
 
     ``map_gradient`` [R, n] is T, or T + grad_source where DIFFERENCE.
     """
-    sample = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    # Four elements a thread and load, else loads of float32 would take half a sector each, as wide as those of halves.
-    column = tl.max_contiguous(tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N), 4)
     active = sample < batch
     own = load_rows(features, sample, active, column, width, ACC)
     total = tl.zeros([BLOCK_M, BLOCK_N], ACC)
@@ -90,12 +146,18 @@ def map_backward(
     *,
     minmax: bool,
     difference: bool,
+    weight_partials: Tensor | None = None,
+    grad_weight: Tensor | None = None,
 ) -> None:
-    """Fills ``result`` [B, n], see :func:`map_backward_kernel`."""
+    """Fills ``result`` [B, n], see :func:`_sample_tile`; and ``grad_weight`` [C, n] from ``weight_partials``
+    [splits, C, n], where there are any."""
     batch, width = features.shape
+    splits, weight_size = (0, 0) if weight_partials is None else (len(weight_partials), weight_partials[:1].numel())
+    column_tiles = cdiv(width, tile.block_n)
+    sample_programs = cdiv(batch, tile.block_m) * column_tiles
     launch(
         map_backward_kernel,
-        (cdiv(batch, tile.block_m), cdiv(width, tile.block_n)),
+        (sample_programs + cdiv(weight_size, tile.block_n),),
         tile,
         features,
         pairs,
@@ -104,9 +166,15 @@ def map_backward(
         map_gradient,
         grad_source,
         result,
+        weight_partials,
+        grad_weight,
         width,
         pairs.numel(),
         batch,
+        sample_programs,
+        column_tiles,
+        splits,
+        weight_size,
         DIFFERENCE=difference,
         LIST=pairs.dim() == 2,
         MINMAX=minmax,

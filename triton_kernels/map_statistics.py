@@ -200,9 +200,9 @@ def map_statistics(
 ) -> tuple[Tensor, Tensor | None]:
     """Statistics [8, R] of the maps and, where it is to be ``indexed``, the :mod:`.row_index` of the samples."""
     (batch, width), count = features.shape, pairs.numel()
-    statistics = torch.empty((STATISTICS, count), dtype=accumulation, device=features.device)
+    statistics = features.new_empty((STATISTICS, count), dtype=accumulation)
     require(batch + STATISTICS * count < 1 << 31, "pairs: expected fewer than 2**27")
-    row_index = torch.empty((batch + 2 * count,), dtype=torch.int32, device=features.device) if indexed else None
+    row_index = features.new_empty((batch + 2 * count,), dtype=torch.int32) if indexed else None
     tile, index_tile = tiles.map_statistics, tiles.row_index
     row_programs = cdiv(count, tile.block_m)
     launch(

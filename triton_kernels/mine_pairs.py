@@ -1,7 +1,6 @@
 """Pair mining. The result is defined by (labels, seed) alone, and is that of every other backend bit for bit."""
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -225,14 +224,14 @@ def mine_pairs(positive_bits: Tensor, seed: Tensor, strategy: int) -> Tensor:
     checked = Checked(positive_bits.device)
     positive_bits = checked.tensor("labels", positive_bits, torch.int32, batch, words)
     seed = checked.tensor("seed", seed, torch.int64, *seed.shape)
-    require(seed.numel() == 1, f"seed: expected one value, got {seed.numel()}")
-    require(strategy in STRATEGIES.values(), f"strategy: unknown code {strategy}")
-    require(batch < 1 << 31, f"labels: expected fewer than 2**31 rows, got {batch}")
+    require(seed.numel() == 1, "seed: expected one value")
+    require(strategy in STRATEGIES.values(), "strategy: unknown code")
+    require(batch < 1 << 31, "labels: expected fewer than 2**31 rows")
     partner = torch.empty((batch,), dtype=torch.int64, device=seed.device)
     if batch == 0:
         return partner
     tiles = configuration(seed.device, batch, batch, torch.float32, torch.float32)
-    step = min(triton.next_power_of_2(max(words, 1)), _SECTOR_WORDS)
+    step = min(1 << (max(words, 1) - 1).bit_length(), _SECTOR_WORDS)
     if strategy == _ANCHOR:
         tile = tiles.anchor
         launch(

@@ -12,10 +12,10 @@ from .jit import device_function
 def multiply(a, b, accumulator, PRECISION: tl.constexpr, A_EXACT: tl.constexpr, B_EXACT: tl.constexpr):
     """accumulator + a b.
 
-    With PRECISION "bf16" an operand is the sum of two bfloat16, of which the second is zero where the operand is EXACT
-    and its product is left out; so is that of both second terms, below what float32 sums resolve of half types. Every
-    product of two bfloat16 is exact in float32, so that the interpreter multiplies as tensor cores do. float64 has
-    tensor instructions on few devices: there it is a sum of products.
+    With PRECISION "bf16" an operand is the sum of two bfloat16, of which the second is left out where the operand is
+    EXACT, or may be taken for that; so is the product of both second terms, below what float32 sums resolve of half
+    types. Every product of two bfloat16 is exact in float32, so that the interpreter multiplies as tensor cores do.
+    float64 has tensor instructions on few devices: there it is a sum of products.
     """
     if accumulator.dtype == tl.float64:
         a, b = widen(a, tl.float64), widen(b, tl.float64)
@@ -38,12 +38,20 @@ def multiply(a, b, accumulator, PRECISION: tl.constexpr, A_EXACT: tl.constexpr, 
 def product_precision(dtype: torch.dtype, device: torch.device) -> str:
     """How matrix instructions treat operands of features of ``dtype``, see :func:`multiply`.
 
-    Half types are exact as a sum of two bfloat16, whose range holds the smallest gradient; formed features and
-    gradients then keep 16 bits. Rounding them to 8, or to float16's range, would make the loss less accurate than
-    plain PyTorch's.
+    Half types are exact as a sum of two bfloat16, whose range holds the smallest gradient; formed features then keep
+    16 bits. Rounding them to 8, or to float16's range, would make the loss less accurate than plain PyTorch's.
     """
     if dtype in (torch.bfloat16, torch.float16):
         return "bf16"
     # AMD's matrix instructions know no TF32.
-    has_tf32 = config.device_kind(device) in ("cuda", "blackwell")
+    has_tf32 = config.device_kind(device) in ("ampere", "hopper", "blackwell")
     return "tf32" if has_tf32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"
+
+
+def grad_dtype(dtype: torch.dtype, accumulation: torch.dtype) -> torch.dtype:
+    """The type of gradients by logits, of features of ``dtype``: that of the sums, but for bfloat16.
+
+    Rounded to bfloat16, as plain PyTorch rounds them, gradients have an error below that of plain PyTorch, which adds
+    three rounded ones for every weight. float16 has not the range.
+    """
+    return dtype if dtype == torch.bfloat16 and accumulation == torch.float32 else accumulation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 from collections.abc import Callable
@@ -25,9 +26,13 @@ def is_interpreted() -> bool:
 def _implementation(name: str) -> Callable[..., Any]:
     """The function of that name; a backward stands in the module of its forward."""
 
-    def call(*args: Any) -> Any:
+    @functools.cache
+    def load() -> Callable[..., Any]:
         module = importlib.import_module(f"{__package__}.{name.removesuffix('_backward')}")
-        return getattr(module, name)(*args)
+        return getattr(module, name)
+
+    def call(*args: Any) -> Any:
+        return load()(*args)
 
     call.__name__ = name
     return call

@@ -79,20 +79,23 @@ def reduce_loss_and_bias(
     classes,
     PER_ROW: tl.constexpr,
     AVERAGE: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    ROWS: tl.constexpr,
+    BIAS_M: tl.constexpr,
+    BIAS_N: tl.constexpr,
 ):
     """Part 0: the loss and its components, of the classes so far; the others: the bias gradient of a few classes."""
     if part == 0:
-        _reduce_loss(sums, lam, lam_identical, lam_disparate, loss, components, count, PER_ROW, AVERAGE, BLOCK_N)
+        _reduce_loss(sums, lam, lam_identical, lam_disparate, loss, components, count, PER_ROW, AVERAGE, ROWS)
     elif grad_bias is not None:
-        column = (part - 1) * BLOCK_N + tl.arange(0, BLOCK_N)
-        mask = column < classes
-        gradient = tl.zeros([BLOCK_N], tl.float64)
-        at = bias_partials + column
-        for _ in range(0, bias_tiles):
-            gradient += tl.load(at, mask=mask, other=0.0).to(tl.float64)
-            at += classes
-        tl.store(grad_bias + column, narrow(gradient, grad_bias.dtype.element_ty), mask=mask)
+        column = (part - 1) * BIAS_N + tl.arange(0, BIAS_N)
+        gradient = tl.zeros([BIAS_M, BIAS_N], tl.float64)
+        for start in range(0, bias_tiles, BIAS_M):
+            tile = start + tl.arange(0, BIAS_M)
+            mask = (tile < bias_tiles)[:, None] & (column < classes)[None, :]
+            at = tile[:, None].to(tl.int64) * classes + column[None, :]
+            gradient += tl.load(bias_partials + at, mask=mask, other=0.0).to(tl.float64)
+        gradient = tl.sum(gradient, axis=0)
+        tl.store(grad_bias + column, narrow(gradient, grad_bias.dtype.element_ty), mask=column < classes)
 
 
 @kernel

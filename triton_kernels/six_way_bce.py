@@ -95,11 +95,11 @@ def six_way_bce_backward_kernel(
     LIST: tl.constexpr,
     IDENTICAL: tl.constexpr,
     DISPARATE: tl.constexpr,
-    PER_ROW: tl.constexpr,
-    AVERAGE: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    PER_ROW: tl.constexpr,
+    AVERAGE: tl.constexpr,
 ):
     """A tile of rows, of which the gradients of identical and disparate logits, and of samples, of which the others."""
     row = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
