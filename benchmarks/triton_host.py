@@ -81,7 +81,7 @@ def stubbed() -> Iterator[_Driver]:
     for name in operators.SCHEMAS:
         library.impl(name, operators._implementation(name), "CPU")
     backends.register_backend("triton", operators.NAMESPACE, "cpu")
-    with mock.patch.object(config, "device_kind", return_value="cuda"):
+    with mock.patch.object(config, "device_kind", return_value="hopper"):
         yield driver
 
 

@@ -52,7 +52,7 @@ def recorded(step: Step) -> list[Launch]:
 
     case = step.case
     shape = (case.shape.batch, case.shape.width, case.shape.classes)
-    with assumed_device("cuda"):
+    with assumed_device("hopper"):
         found = training_step(case.dtype, shape, case.pairing, case.norm, pos_weight=False, labels=LABEL_DTYPE)
     return [
         Launch(
@@ -153,7 +153,7 @@ def _bce_epilogue(launch: Launch) -> Load:
     count, classes = of["count"], of["classes"]
     steps = 3 + cdiv(classes, tile.block_n) * (3 + of["splits"] / 4)
     labels = _bytes(of["positive_bits"], of["valid_bits"])
-    gradients = 2 * count * classes * ACCUMULATED
+    gradients = 2 * count * classes * of["grad_logits"].itemsize
     written = gradients + _bytes(of["bias_partials"]) + count * (ROW_SUMS + ACCUMULATED)
     return Load((Part(launch.programs, steps),), _bytes(of["partials"]) + 2 * labels, written)
 
@@ -165,31 +165,45 @@ def _grad_products(launch: Launch) -> Load:
     exact = of["features"].dtype == torch.bfloat16
     padded_width = of["column_tiles"] * of["BLOCK_N"]
     row_tiles, class_tiles = cdiv(count, of["FEATURES_M"]), cdiv(classes, of["WEIGHT_M"])
-    feature_flops = 2.0 * 2 * _terms(launch, False, exact) * row_tiles * of["FEATURES_M"] * padded_width * classes
-    weight_terms = _terms(launch, False, exact) + _terms(launch, False, False)
-    weight_flops = 2.0 * weight_terms * class_tiles * of["WEIGHT_M"] * padded_width * count
+    # Gradients by logits, and of bfloat16 identical features as well, are one term here.
+    feature_flops = 2.0 * 2 * _terms(launch, exact) * row_tiles * of["FEATURES_M"] * padded_width * classes
+    weight_flops = 2.0 * 2 * _terms(launch, exact) * class_tiles * of["WEIGHT_M"] * padded_width * count
     feature_steps = 2 + _steps(cdiv(classes, of["FEATURES_K"]), launch)
+    bias_steps, loss_steps = cdiv(of["bias_tiles"], of["BIAS_M"]), 3 * cdiv(count, of["LOSS_N"])
     parts = (
+        Part(of["reduce_programs"], 2 + max(bias_steps, loss_steps) / 4),
         Part(feature, feature_steps, feature_flops, _unit(launch, of["FEATURES_M"])),
         # The partners of the rows, then their features, then the sums: nothing of it is fetched ahead.
-        Part(weight, 3.0 * cdiv(count, of["WEIGHT_K"]), weight_flops, _unit(launch, of["WEIGHT_M"])),
-        Part(launch.programs - feature - weight, 2 + max(of["bias_tiles"], 3 * cdiv(count, of["REDUCE_N"])) / 4),
+        Part(weight, 3.0 * cdiv(of["split_rows"], of["WEIGHT_K"]), weight_flops, _unit(launch, of["WEIGHT_M"])),
     )
-    gradients, made = 2 * count * classes * ACCUMULATED, 2 * count * width * ACCUMULATED
+    gradients, made = 2 * count * classes * of["grad_logits"].itemsize, 2 * count * width * ACCUMULATED
+    grad_weight = _bytes(of["weight_partials"]) if of["weight_splits"] > 1 else _bytes(of["grad_weight"])
     features, weights = _bytes(of["features"]), classes * width * of["weight"].itemsize
     before = made if of["first_class"] else 0
     requested = 2 * of["column_tiles"] * gradients + row_tiles * weights + 2 * class_tiles * features + before + made
     read = gradients + weights + features + before + _bytes(of["bias_partials"])
-    return Load(parts, read, made + weights, requested, resident=1)
+    return Load(parts, read, made + grad_weight, requested, resident=1)
 
 
 def _map_backward(launch: Launch) -> Load:
     of = launch.of
     features = _bytes(of["features"])
-    read = features + _bytes(of["map_gradient"], of["grad_source"])
-    requested = 3 * features + 2 * _bytes(of["map_gradient"]) + _bytes(of["grad_source"])
-    # Of a sample in three rows: the row, its pair and statistics, features and T.
-    return Load((Part(launch.programs, 2 + 3 * 3),), read, _bytes(of["result"]), requested)
+    sums, made = (_bytes(of["weight_partials"]), _bytes(of["grad_weight"])) if of["weight_size"] else (0, 0)
+    read = features + _bytes(of["map_gradient"], of["grad_source"]) + sums
+    requested = 3 * features + 2 * _bytes(of["map_gradient"]) + _bytes(of["grad_source"]) + sums
+    samples = of["sample_programs"]
+    parts = (
+        # Of a sample in three rows: the row, its pair and statistics, features and T.
+        Part(samples, 2 + 3 * 3),
+        Part(launch.programs - samples, 1 + of["weight_splits"] / 4),
+    )
+    return Load(parts, read, _bytes(of["result"]) + made, requested)
+
+
+def _partial_sums(launch: Launch) -> Load:
+    of = launch.of
+    part = Part(launch.programs, 1 + of["parts"] / 4)
+    return Load((part,), _bytes(of["partials"]), _bytes(of["result"]))
 
 
 #: A kernel to its load.
@@ -201,6 +215,7 @@ LOADS: dict[str, Callable[[Launch], Load]] = {
     "bce_epilogue_kernel": _bce_epilogue,
     "grad_products_kernel": _grad_products,
     "map_backward_kernel": _map_backward,
+    "partial_sums_kernel": _partial_sums,
 }
 
 

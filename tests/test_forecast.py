@@ -110,7 +110,7 @@ def test_triton_launches(shape: tuple[int, int, int], dtype: torch.dtype) -> Non
 
 @pytest.mark.usefixtures("triton_backend")
 def test_triton_flops() -> None:
-    """float32 multiplies what the loss asks for, by tiles; bfloat16 twice that, as its gradients have two terms."""
+    """float32 multiplies what the loss asks for, six products; bfloat16 seven: in the logits I has two terms."""
     from benchmarks import triton_launches
 
     batch, width, classes = 256, 1024, 128  # whole tiles
@@ -119,7 +119,7 @@ def test_triton_flops() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         step = _step(batch, width, classes, dtype)
         made[dtype] = sum(kernel.flops for kernel in triton_launches.kernels(step))
-    assert made == {torch.float32: needed, torch.bfloat16: 2 * needed}
+    assert made == {torch.float32: needed, torch.bfloat16: needed * 7 / 6}
 
 
 @pytest.mark.usefixtures("triton_backend")
@@ -148,7 +148,7 @@ def test_triton_steps(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     step = _step(*shape, dtype)
     inputs = make_inputs(step.case)
     with (
-        assumed_device("cuda"),
+        assumed_device("hopper"),
         mock.patch.object(launching, "_enqueue", counted_enqueue),
         mock.patch.object(builder, "create_masked_load", counted_load),
     ):

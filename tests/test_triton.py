@@ -25,9 +25,9 @@ def triton_backend() -> Backend:
     return kit.REGISTRY["triton"]
 
 
-@pytest.mark.parametrize(("strategy", "expected"), [("anchor", 8), ("matching", 9), ("balanced", 9)])
+@pytest.mark.parametrize(("strategy", "expected"), [("anchor", 7), ("matching", 8), ("balanced", 8)])
 def test_launches_of_a_training_step(triton_backend: Backend, strategy: str, expected: int) -> None:
-    """Packing, mining, loss and all gradients, as docs/gpu.md counts them, and the scaling of the gradients."""
+    """Packing, mining, loss and all gradients, as docs/gpu.md counts them; a gradient of 1 is seen on the host."""
     from indeed_ext.triton_kernels.launch import launch_count
 
     inputs = Case(5, 20, 70, "minmax", strategy, dtype=torch.float32).build().to(triton_backend.device)

@@ -40,6 +40,7 @@ KERNELS = {
     "map_dots_kernel",
     "six_way_bce_kernel",
     "six_way_bce_backward_kernel",
+    "scale_gradients_kernel",
 }
 
 #: What products of half types compile to, and nothing else.
@@ -103,19 +104,25 @@ _REPEATED = """
 import sys
 sys.path.insert(0, "..")
 import torch
-from benchmarks.triton_host_time import step, use_idle_driver
+from benchmarks.cases import Case, Shape, make_inputs
+from benchmarks.triton_host import stubbed
+from indeed_ext import fused_indeed_loss
 from triton.runtime.jit import JITFunction
 
-driver = use_idle_driver()
-forward, both = step()
-forward()
-run, by_triton = JITFunction.run, []
-JITFunction.run = lambda kernel, *rest, **named: (by_triton.append(kernel), run(kernel, *rest, **named))[1]
-forward()
-both()
-print(driver.launches, len(by_triton))
-step(batch=33)[0]()
-print(driver.launches, len(by_triton))
+def forward(batch):
+    inputs = make_inputs(Case(Shape(batch, 128, 40), dtype=torch.bfloat16))
+    options = {"bias": inputs.bias, "seed": torch.tensor(3), "backend": "triton"}
+    return fused_indeed_loss(inputs.features, inputs.weight, inputs.labels, **options), inputs.leaves
+
+with stubbed() as driver:
+    forward(32)
+    run, by_triton = JITFunction.run, []
+    JITFunction.run = lambda kernel, *rest, **named: (by_triton.append(kernel), run(kernel, *rest, **named))[1]
+    forward(32)
+    torch.autograd.grad(*forward(32))
+    print(driver.launches, len(by_triton))
+    forward(33)
+    print(driver.launches, len(by_triton))
 
 from indeed_ext.triton_kernels import config, launch, partial_sums
 

@@ -11,9 +11,11 @@ from .operators import is_interpreted
 #: last batch runs the kernels that are there. Widths and classes keep theirs, which make loads wide.
 BATCH_SIZES = (
     "batch",
+    "bias_count",
     "bias_tiles",
     "compatible_words",
     "count",
+    "feature_count",
     "feature_programs",
     "feature_start",
     "parts",
@@ -22,6 +24,7 @@ BATCH_SIZES = (
     "sample_programs",
     "split_rows",
     "splits",
+    "weight_count",
     "weight_programs",
     "weight_size",
     "weight_splits",
