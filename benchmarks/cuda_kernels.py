@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from indeed_ext.constants import CHUNK_ELEMENTS, WORD_BITS, cdiv
 
-from .card import FMA, RESIDENT_THREADS, WGMMA, Card, Kernel, Part, pointwise, product
+from .card import EXTENSION, FMA, RESIDENT_THREADS, WGMMA, Card, Kernel, Part, pointwise, product
 from .cases import LABEL_DTYPE, Step
 
 #: csrc/cuda/device.h: the fewest classes of a chunk, and the most groups of samples whose bias gradients are added.
@@ -216,7 +216,7 @@ def launched(step: Step) -> list[Line | Product]:
 def _kernel(line: Line | Product, s: Sizes, card: Card, count: int) -> Kernel:
     if isinstance(line, Product):
         elements, unit = ((s.element, line.result), WGMMA) if s.half else ((ACCUMULATED, ACCUMULATED), FMA)
-        return product(line.kernel, line.sizes(s), elements, unit, card, count)
+        return replace(product(line.kernel, line.sizes(s), elements, unit, card, count), launcher=EXTENSION)
     blocks, (first, first_steps) = math.prod(line.grid(s)), line.first(s)
     return Kernel(
         line.kernel,
