@@ -87,6 +87,27 @@ def mutual_best_matching(compatible: Tensor, balanced: bool) -> Tensor:
 # ----------------------------------------------------------------------------- loss
 
 
+def _differentiates_aminmax() -> bool:
+    """Whether this torch has a derivative of it; the oldest that is supported has none."""
+    ones = torch.ones(1, 1, requires_grad=True)
+    try:
+        torch.autograd.grad(ones.aminmax(dim=1).max.sum(), ones)
+    except RuntimeError:
+        return False
+    return True
+
+
+_AMINMAX = _differentiates_aminmax()
+
+
+def _extremes(product: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the largest element of every row; in one pass, which is faster, where that has a gradient."""
+    if _AMINMAX:
+        low, high = product.aminmax(dim=1, keepdim=True)
+        return low, high
+    return product.amin(1, keepdim=True), product.amax(1, keepdim=True)
+
+
 def identical_disparate(features: Tensor, pairs: Tensor, norm: str) -> tuple[Tensor, Tensor, Tensor]:
     """(source, identical, disparate) features of every row."""
     if pairs.dim() == 1:
@@ -97,7 +118,7 @@ def identical_disparate(features: Tensor, pairs: Tensor, norm: str) -> tuple[Ten
     if norm == "l2":
         identical_map = F.normalize(product, dim=1, eps=1e-12)
     else:
-        low, high = product.aminmax(dim=1, keepdim=True)
+        low, high = _extremes(product)
         identical_map = (product - low) / (high - low).clamp_min(1e-12)
     identical = identical_map * source
     return source, identical, source - identical
