@@ -19,8 +19,8 @@ struct ReductionTask {
   int64_t bias_blocks;  // blocks [0, bias_blocks) take the bias, one more the loss, where it is asked for
   LossSums sums;
   RowView rows;
-  T *loss, *components;  // or null
-  int64_t blocks() const { return bias_blocks + (loss != nullptr ? 1 : 0); }
+  T *loss, *components;  // components are null where the loss is not asked for; a loss of no rows is null by itself
+  int64_t blocks() const { return bias_blocks + (components != nullptr ? 1 : 0); }
 };
 
 template <typename T, typename Out>
