@@ -66,7 +66,7 @@ __device__ void flush_sums(ThreadSums<T>& sums, double* shared, RowSums* row, bo
 // Block k takes the samples of group k, one after the other, and the last block the rows without a source. A thread
 // always has the same classes, so it adds to partials [groups, classes] alone. kSixWay: the logits are those of x.
 //
-// Gradients by logits are summed without the scale that all rows share, which they get when they are stored. Those of
+// grad_logits are summed without the scale that all rows share, which they get when they are stored. Those of
 // float16 are stored without it, as averages would leave its range; the products with them supply it.
 template <typename Operand, bool kSixWay>
 __global__ void __launch_bounds__(kThreads)

@@ -94,7 +94,7 @@ class Device {
   template <typename T>
   void form_rows(const T* features, int64_t width, const Rows& rows, bool minmax, double eps, T* identical,
                  T* disparate, MapStatistics<T>* statistics) const;
-  // Gradients by logits go to `gradients`, which may be the logits themselves.
+  // grad_logits go to `gradients`, which may be the logits themselves.
   template <typename Operand>
   void bce_epilogue(const BceChunk<SumOf<Operand>>& chunk, const Operand* bias, Operand* gradients, const Rows& rows,
                     int64_t batch, SumOf<Operand>* bias_partials) const;

@@ -75,7 +75,7 @@ class Device::Products {
     const bool maps = chunk.last && stacks_gradient();
     if (!maps) device_.reduce(reductions, rows_);
     const Matrix gradients = grad_logits(chunk);
-    // Of float16 the gradients by logits are not yet scaled: averaged they would leave its range.
+    // Of float16 grad_logits are not yet scaled: averaged they would leave its range.
     const double scale = operand_type_ == ScalarType::Half ? chunk.bce.scale : 1;
     if (chunk.grad_weight.has_value()) {
       const Tensor& out = *chunk.grad_weight;
