@@ -37,7 +37,8 @@ struct FusedChunk {
 
 template <typename T>
 struct FusedKernels {
-  int64_t panel_columns;  // column tiles are multiples of this wide
+  int64_t panel_columns;      // column tiles are multiples of this wide
+  int64_t most_tile_columns;  // and no wider than this
   int64_t (*weight_panel_columns)(bool skips_zeros);
   int64_t sample_scratch_elements;
   int64_t (*tile_scratch_elements)(int64_t tile);

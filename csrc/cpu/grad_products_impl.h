@@ -6,6 +6,10 @@ namespace {
 // Between the rows of a tile in cache: spreads a column of them over the sets of the first level.
 constexpr int64_t kColumnTilePadding = 16;
 
+// Machines with wider vectors have larger caches of the second level, too.
+template <typename T>
+constexpr int64_t kMostTileColumns = kPanelColumns<T> * (INDEED_VECTOR_BYTES == 64 ? 8 : 4);
+
 // Rows of the stack whose sum is formed in cache before it is added to the weight gradient.
 constexpr int64_t kStackRows = 512, kStackWords = kStackRows / kMaskBits;
 
@@ -120,8 +124,7 @@ void form_stack(const FusedChunk<T>& b, const RowView& rows, int64_t first, int6
   for (int64_t r = 0; r < count; ++r, out += pitch) {
     const int64_t row = first + r - b.batch;
     if (row < 0) {
-      const T* source = b.features + (first + r) * b.width;
-      std::copy(source + begin, source + end, out);
+      copy_elements(b.features + (first + r) * b.width + begin, end - begin, out);
     } else {
       form_identical(b.features + rows.source[row] * b.width + begin, b.features + rows.partner[row] * b.width + begin,
                      end - begin, b.statistics[row], out);
@@ -148,13 +151,14 @@ struct ColumnRows {
   const uint64_t* mask(int64_t t) const { return masks + t; }
 };
 
-// The weight gradient of columns [begin, end), transposed in cache: a row of it is a sum of grad_logits over the
+// The weight gradient of 64 columns at most, from `begin` on, transposed in cache: a row of it is a sum of grad_logits over the
 // rows of the stack that are not zero in that column.
 template <typename T>
 void add_weight_gradient_nonzero(const FusedChunk<T>& b, const RowView& rows, int64_t row, int64_t count,
-                                 int64_t begin, int64_t end, int64_t tile, T* scratch) {
+                                 int64_t begin, int64_t end, T* scratch) {
   constexpr int64_t kColumns = kSparseColumns<T>, kLanes = VectorOf<T>::kLanes;
-  const int64_t left_pitch = tile + kColumnTilePadding, words = mask_words(count);
+  constexpr int64_t left_pitch = kMaskBits + kColumnTilePadding;
+  const int64_t words = mask_words(count);
   uint64_t masks[kStackWords][kMaskBits];
   alignas(64) T sums[kMaskBits * kColumns];
   form_stack(b, rows, row, count, begin, end, scratch, left_pitch, masks);
@@ -181,7 +185,9 @@ void grad_products(const FusedChunk<T>& b, const RowView& rows, int64_t begin, i
       const int64_t depth = std::min(rows_at_once, b.stacked - row);
       if (row + depth == b.stacked) prefetch(b.features, b.batch, b.width, next, next_end);
       if (b.skips_zeros) {
-        add_weight_gradient_nonzero(b, rows, row, depth, begin, end, tile, scratch);
+        for (int64_t k = begin; k < end; k += kMaskBits) {
+          add_weight_gradient_nonzero(b, rows, row, depth, k, std::min(end, k + kMaskBits), scratch);
+        }
         continue;
       }
       pack_stack(b, rows, row, depth, begin, end, scratch);
@@ -215,20 +221,19 @@ void grad_products(const FusedChunk<T>& b, const RowView& rows, int64_t begin, i
     map_backward(task, rows, b.batch, stack_gradient, tile);
   }
   for (int64_t i = 0; i < b.batch; ++i) {
-    const T* row = stack_gradient + i * tile;
-    std::copy(row, row + (end - begin), b.grad_features + i * b.width + begin);
+    copy_elements(stack_gradient + i * tile, end - begin, b.grad_features + i * b.width + begin);
   }
 }
 
 template <typename T>
 int64_t tile_scratch_elements(int64_t tile) {
-  return kStackRows * (tile + kColumnTilePadding);
+  return std::max(kStackRows * (kMaskBits + kColumnTilePadding), kTileDepth * (tile + kPanelColumns<T>));
 }
 
 }  // namespace
 
 template <typename T>
-constexpr FusedKernels<T> kFusedKernels{kPanelColumns<T>,          weight_panel_columns<T>,
+constexpr FusedKernels<T> kFusedKernels{kPanelColumns<T>,          kMostTileColumns<T>, weight_panel_columns<T>,
                                         kGroupRows * kRowPitch,    tile_scratch_elements<T>,
                                         pack_weight<T>,            logits<T>,
                                         prepare_gradients<T>,      grad_products<T>};

@@ -8,7 +8,7 @@
 #include "cpu/mining_kernels.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
-#define INDEED_HAS_AVX2_VARIANT 1
+#define INDEED_HAS_X86_VARIANTS 1
 #endif
 
 namespace indeed::cpu {
@@ -22,8 +22,9 @@ struct KernelTables {
 };
 
 const KernelTables& baseline_kernels();  // for what every machine of this architecture has
-#if defined(INDEED_HAS_AVX2_VARIANT)
+#if defined(INDEED_HAS_X86_VARIANTS)
 const KernelTables& avx2_kernels();
+const KernelTables& avx512_kernels();
 #endif
 
 // Names of the variants this machine runs, the best first.

@@ -5,7 +5,7 @@
 
 #include "cpu/kernel_variants.h"
 
-#if defined(INDEED_HAS_AVX2_VARIANT)
+#if defined(INDEED_HAS_X86_VARIANTS)
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,bmi"))), apply_to = function)
@@ -18,6 +18,7 @@
 #include "common/hash.h"
 
 #define INDEED_VECTOR_BYTES 32
+#define INDEED_VECTOR_REGISTERS 16
 
 namespace indeed::cpu {
 namespace avx2 {

@@ -7,6 +7,11 @@
 #include "cpu/kernel_variants.h"
 
 #define INDEED_VECTOR_BYTES 16
+#if defined(__aarch64__)
+#define INDEED_VECTOR_REGISTERS 32
+#else
+#define INDEED_VECTOR_REGISTERS 16
+#endif
 
 namespace indeed::cpu {
 namespace baseline {

@@ -4,9 +4,9 @@
 namespace {
 
 // Most rows of the stack multiplied by the weight together, so that it is read that often less, and the distance between
-// them in cache, which spreads them over the sets of the first level. Where every element counts they are 48 KiB of
-// float32, near enough to the first level; where zeros are skipped, the second will do.
-constexpr int64_t kGroupRows = 256, kDenseGroupRows = 48;
+// them in cache, which spreads them over the sets of the first level. Where every element counts and the second level is
+// small they are 48 KiB of float32, near enough to the first level.
+constexpr int64_t kGroupRows = 256, kDenseGroupRows = INDEED_VECTOR_BYTES == 64 ? 240 : 48;
 constexpr int64_t kRowPitch = kTileDepth + 16;
 
 // Classes of a panel of the transposed weight.
@@ -129,8 +129,7 @@ void group_logits(const FusedChunk<T>& b, const RowView& rows, const RowGroup& g
   do {
     const int64_t depth = std::min(kTileDepth, width - k);
     for (int64_t i = 0; i < group.samples && !b.skips_zeros; ++i) {
-      const T* sample = b.features + (group.first_sample + i) * width + k;
-      std::copy(sample, sample + depth, scratch + i * kRowPitch);
+      copy_elements(b.features + (group.first_sample + i) * width + k, depth, scratch + i * kRowPitch);
     }
     for (int64_t i = 0; i < group.own_count; ++i) {
       form_identical(source(i) + k, partner(i) + k, depth, b.statistics[group.own[i]],

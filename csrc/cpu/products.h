@@ -119,8 +119,8 @@ class Products {
   // Work below which a thread is not worth waking.
   static constexpr int64_t kMultiplications = 1 << 18;
   static constexpr int64_t kPackedElements = 1 << 15;
-  // Columns worked on at a time: the products by a tile of the stack stay in the second-level cache.
-  static constexpr int64_t kMaxColumnTile = 64;
+  // A column tile of the products by the stack stays in the second-level cache.
+  static constexpr int64_t kTileBytes = 1 << 20;
 
   static const FusedKernels<T>& kernels() { return fused_kernels<T>(); }
 
@@ -148,7 +148,9 @@ class Products {
 
   // Narrower where there would be too few column tiles to go round.
   int64_t column_tile_width() const {
-    int64_t tile = kMaxColumnTile;
+    int64_t tile = kernels().most_tile_columns;
+    const int64_t row_bytes = sizes_.stacked * static_cast<int64_t>(sizeof(T));
+    while (tile > 2 * kernels().panel_columns && tile * row_bytes > kTileBytes) tile /= 2;
     while (tile > kernels().panel_columns && sizes_.width < 2 * slots_ * tile) tile /= 2;
     return tile;
   }

@@ -1,7 +1,7 @@
 // Products whose left operand is zero in many places, as features after ReLU and their products are. Included once per
 // instruction set, after tile_product_impl.h.
 //
-//   out[j] (+)= sum over k in the mask of left[k] * panel[k][j],   j < one to twelve vectors
+//   out[j] (+)= sum over k in the mask of left[k] * panel[k][j],   j < one to kSparseVectors vectors
 //
 // A mask has a bit for every k that is not zero, so the cost follows the elements that count. A row has all its sums in
 // registers; where they are too few to hide the latency of an addition, there are two of each, of every other element.
@@ -9,7 +9,7 @@
 namespace {
 
 constexpr int64_t kMaskWords = kTileDepth / kMaskBits;
-constexpr int kSparseVectors = 12;
+constexpr int kSparseVectors = INDEED_VECTOR_REGISTERS == 32 ? 24 : 12;
 
 // Columns of a panel; the last one is as many vectors wide as it needs.
 template <typename T>
@@ -24,14 +24,20 @@ inline int64_t whole_vectors(int64_t columns) {
 // A bit for each lane that is not zero; not-a-numbers are not.
 template <typename T>
 inline __attribute__((always_inline)) uint64_t nonzero_lanes(Vector<T> vector) {
+#if defined(__x86_64__) && INDEED_VECTOR_BYTES == 64
+  constexpr int kUnequal = 4;
+  if constexpr (sizeof(T) == 4) return __builtin_ia32_cmpps512_mask((Vector<float>)vector, Vector<float>{}, kUnequal, -1, 4);
+  if constexpr (sizeof(T) == 8) return __builtin_ia32_cmppd512_mask((Vector<double>)vector, Vector<double>{}, kUnequal, -1, 4);
+#elif defined(__x86_64__) && INDEED_VECTOR_BYTES == 32
   const auto differs = vector != Vector<T>{};
-#if defined(__x86_64__) && INDEED_VECTOR_BYTES == 32
   if constexpr (sizeof(T) == 4) return __builtin_ia32_movmskps256((Vector<float>)differs);
   if constexpr (sizeof(T) == 8) return __builtin_ia32_movmskpd256((Vector<double>)differs);
 #elif defined(__x86_64__) && INDEED_VECTOR_BYTES == 16
+  const auto differs = vector != Vector<T>{};
   if constexpr (sizeof(T) == 4) return __builtin_ia32_movmskps((Vector<float>)differs);
   if constexpr (sizeof(T) == 8) return __builtin_ia32_movmskpd((Vector<double>)differs);
 #else
+  const auto differs = vector != Vector<T>{};
   uint64_t bits = 0;
   for (int64_t l = 0; l < VectorOf<T>::kLanes; ++l) bits |= static_cast<uint64_t>(differs[l] != 0) << l;
   return bits;
@@ -77,7 +83,7 @@ __attribute__((noinline)) void multiply_nonzero_rows(const Rows& rows, int64_t c
   constexpr int kChains = kVectors <= kSparseVectors / 2 ? 2 : 1;
   for (int64_t t = 0; t < count; ++t) {
     Vector<T> sum[kChains][kVectors];
-#pragma GCC unroll 12
+#pragma GCC unroll 24
     for (int v = 0; v < kVectors; ++v) {
       sum[0][v] = Vector<T>{};
       sum[kChains - 1][v] = Vector<T>{};
@@ -86,7 +92,7 @@ __attribute__((noinline)) void multiply_nonzero_rows(const Rows& rows, int64_t c
     const uint64_t* masks = rows.mask(t);
     const auto add_term = [&](Vector<T>(&to)[kVectors], int64_t k) __attribute__((always_inline)) {
       const T factor = left[k * rows.step];
-#pragma GCC unroll 12
+#pragma GCC unroll 24
       for (int v = 0; v < kVectors; ++v) to[v] += factor * load_vector(right + k * pitch + v * kLanes);
     };
     for (int64_t w = 0; w < words; ++w) {
@@ -103,7 +109,7 @@ __attribute__((noinline)) void multiply_nonzero_rows(const Rows& rows, int64_t c
       right += kMaskBits * pitch;
     }
     T* out = rows.out(t);
-#pragma GCC unroll 12
+#pragma GCC unroll 24
     for (int v = 0; v < kVectors; ++v) {
       const Vector<T> all = kChains == 2 ? sum[0][v] + sum[kChains - 1][v] : sum[0][v];
       store_vector(out + v * kLanes, add ? load_vector(out + v * kLanes) + all : all);

@@ -1,11 +1,11 @@
 // Products of matrix tiles held in registers. Included once per instruction set, as row_kernels_impl.h is.
 //
-//   out[i][j] (+)= sum over k of a[i][k] * panel[k][j],   i < 6, j < two vectors
+//   out[i][j] (+)= sum over k of a[i][k] * panel[k][j],   i < kTileRows, j < two vectors
 //
 // The right operand is packed into panels of kPanelColumns consecutive columns, so that every step of the sum reads one
-// or two whole vectors; the left one is read in place, a broadcast a row. Twelve accumulators, two vectors of the panel
-// and a broadcast fill the sixteen registers of AVX2. An element is summed in the order of k alone, so results do not
-// depend on how the work was cut into tiles.
+// or two whole vectors; the left one is read in place, a broadcast a row. Sums, two vectors of the panel and a broadcast
+// fill the registers. An element is summed in the order of k alone, so results do not depend on how the work was cut into
+// tiles.
 
 namespace {
 
@@ -18,16 +18,20 @@ struct VectorOf {
 template <typename T>
 constexpr int64_t kPanelColumns = 2 * VectorOf<T>::kLanes;
 
-constexpr int64_t kTileRows = 6;
+constexpr int kTileRows = INDEED_VECTOR_REGISTERS == 32 ? 12 : 6;
 // Rows of a tile of one vector only, which has sums enough to hide the latency of their additions.
-constexpr int64_t kTallRows = 12;
-// Rows of the next tile where `left` are left: two tiles of four for the last eight keep the arithmetic units as busy as
-// one of six does, which one of two would not.
-inline int64_t tile_rows(int64_t left) { return left == 7 || left == 8 ? 4 : std::min(kTileRows, left); }
+constexpr int kTallRows = 2 * kTileRows;
+
+// Rows of the next tile where `left` are left: tiles of about the same height, as a low one keeps the arithmetic units
+// waiting for its few sums.
+inline int64_t even_rows(int64_t left, int64_t most) {
+  const int64_t tiles = (left + most - 1) / most;
+  return (left + tiles - 1) / tiles;
+}
 
 template <typename T>
 inline int64_t tile_rows(int64_t left, int64_t columns) {
-  return columns <= VectorOf<T>::kLanes && left >= kTallRows ? kTallRows : tile_rows(left);
+  return even_rows(left, columns <= VectorOf<T>::kLanes ? kTallRows : kTileRows);
 }
 
 // Longest sum of one tile: a panel this deep (16 KiB) stays in the first-level cache beside the left operand.
@@ -46,6 +50,15 @@ inline __attribute__((always_inline)) Vector<T> load_vector(const T* data) {
 template <typename T>
 inline __attribute__((always_inline)) void store_vector(T* data, Vector<T> vector) {
   __builtin_memcpy(data, &vector, sizeof(vector));
+}
+
+// Short pieces of rows, for which a call of memcpy takes longer than the copying.
+template <typename T>
+inline void copy_elements(const T* __restrict from, int64_t count, T* __restrict to) {
+  constexpr int64_t kLanes = VectorOf<T>::kLanes;
+  int64_t k = 0;
+  for (; k + kLanes <= count; k += kLanes) store_vector(to + k, load_vector(from + k));
+  for (; k < count; ++k) to[k] = from[k];
 }
 
 // The rows of a tile: left(i) is read, elements `step` apart from one k to the next, out(i) is written. Here those read
@@ -75,7 +88,7 @@ __attribute__((noinline)) void multiply_tile(const Rows& rows, int64_t step, con
   constexpr int64_t kLanes = VectorOf<T>::kLanes;
   Vector<T> sum[kRows][kVectors];
   const T* left[kRows];
-#pragma GCC unroll 12
+#pragma GCC unroll 24
   for (int i = 0; i < kRows; ++i) {
     left[i] = rows.left(i);
 #pragma GCC unroll 2
@@ -85,7 +98,7 @@ __attribute__((noinline)) void multiply_tile(const Rows& rows, int64_t step, con
     Vector<T> right[kVectors];
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) right[v] = load_vector(panel + v * kLanes);
-#pragma GCC unroll 12
+#pragma GCC unroll 24
     for (int i = 0; i < kRows; ++i) {
       const T factor = left[i][k * step];
 #pragma GCC unroll 2
@@ -93,7 +106,7 @@ __attribute__((noinline)) void multiply_tile(const Rows& rows, int64_t step, con
     }
   }
   if (columns == kVectors * kLanes) [[likely]] {
-#pragma GCC unroll 12
+#pragma GCC unroll 24
     for (int i = 0; i < kRows; ++i) {
       T* out = rows.out(i);
 #pragma GCC unroll 2
@@ -103,7 +116,7 @@ __attribute__((noinline)) void multiply_tile(const Rows& rows, int64_t step, con
     }
     return;
   }
-#pragma GCC unroll 12
+#pragma GCC unroll 24
   for (int i = 0; i < kRows; ++i) {
     T lane[kVectors * kLanes], *out = rows.out(i);
 #pragma GCC unroll 2
@@ -112,35 +125,23 @@ __attribute__((noinline)) void multiply_tile(const Rows& rows, int64_t step, con
   }
 }
 
-// The first `count` rows, six at most, and `columns` columns.
-template <int kVectors, typename T, typename Rows>
+// The first `count` rows, kRows at most, and `columns` columns.
+template <int kRows, int kVectors, typename T, typename Rows>
 inline void multiply_rows(const Rows& rows, int64_t count, int64_t step, const T* panel, int64_t depth, int64_t columns,
                           bool add) {
-  switch (count) {
-    case 1:
-      return multiply_tile<1, kVectors>(rows, step, panel, depth, columns, add);
-    case 2:
-      return multiply_tile<2, kVectors>(rows, step, panel, depth, columns, add);
-    case 3:
-      return multiply_tile<3, kVectors>(rows, step, panel, depth, columns, add);
-    case 4:
-      return multiply_tile<4, kVectors>(rows, step, panel, depth, columns, add);
-    case 5:
-      return multiply_tile<5, kVectors>(rows, step, panel, depth, columns, add);
-    default:
-      return multiply_tile<6, kVectors>(rows, step, panel, depth, columns, add);
+  if constexpr (kRows > 1) {
+    if (count < kRows) return multiply_rows<kRows - 1, kVectors>(rows, count, step, panel, depth, columns, add);
   }
+  multiply_tile<kRows, kVectors>(rows, step, panel, depth, columns, add);
 }
 
 template <typename T, typename Rows>
 inline void multiply(const Rows& rows, int64_t count, int64_t step, const T* panel, int64_t depth, int64_t columns,
                      bool add) {
-  if (count == kTallRows) {
-    multiply_tile<kTallRows, 1>(rows, step, panel, depth, columns, add);
-  } else if (columns <= VectorOf<T>::kLanes) {
-    multiply_rows<1>(rows, count, step, panel, depth, columns, add);
+  if (columns <= VectorOf<T>::kLanes) {
+    multiply_rows<kTallRows, 1>(rows, count, step, panel, depth, columns, add);
   } else {
-    multiply_rows<2>(rows, count, step, panel, depth, columns, add);
+    multiply_rows<kTileRows, 2>(rows, count, step, panel, depth, columns, add);
   }
 }
 
@@ -158,12 +159,11 @@ struct Product {
 
   void run() const {
     for (int64_t row = 0, count; row < rows; row += count) {
-      count = tile_rows(rows - row);
+      count = even_rows(rows - row, kTileRows);
       const T* panel = panels;
       for (int64_t column = 0; column < columns; column += kPanelColumns<T>, panel += panel_stride) {
         const StridedRows<T> tile{left + row * row_step, out + row * out_stride + column, row_step, out_stride};
-        multiply(tile, count, step, panel, depth,
-                 std::min(kPanelColumns<T>, columns - column), add);
+        multiply(tile, count, step, panel, depth, std::min(kPanelColumns<T>, columns - column), add);
       }
     }
   }

@@ -12,7 +12,10 @@ template <typename T>
 inline __attribute__((always_inline)) Interleaved<T> interleave(Vector<T> low, Vector<T> high) {
   constexpr int64_t kLanes = VectorOf<T>::kLanes;
 #if __has_builtin(__builtin_shufflevector)
-  if constexpr (kLanes == 8) {
+  if constexpr (kLanes == 16) {
+    return {__builtin_shufflevector(low, high, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23),
+            __builtin_shufflevector(low, high, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)};
+  } else if constexpr (kLanes == 8) {
     return {__builtin_shufflevector(low, high, 0, 8, 1, 9, 2, 10, 3, 11),
             __builtin_shufflevector(low, high, 4, 12, 5, 13, 6, 14, 7, 15)};
   } else if constexpr (kLanes == 4) {
@@ -37,21 +40,21 @@ inline __attribute__((always_inline)) void transpose_vectors(const T* in, int64_
                                                              int64_t out_stride) {
   constexpr int64_t kLanes = VectorOf<T>::kLanes;
   Vector<T> row[kLanes];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int64_t i = 0; i < kLanes; ++i) row[i] = load_vector(in + i * in_stride);
-#pragma GCC unroll 3
+#pragma GCC unroll 4
   for (int64_t round = 1; round < kLanes; round *= 2) {
     Vector<T> next[kLanes];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int64_t i = 0; i < kLanes / 2; ++i) {
       const auto [first, second] = interleave<T>(row[i], row[i + kLanes / 2]);
       next[2 * i] = first;
       next[2 * i + 1] = second;
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int64_t i = 0; i < kLanes; ++i) row[i] = next[i];
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int64_t i = 0; i < kLanes; ++i) {
     T* to = out + i * out_stride;
     store_vector(to, kAdd ? load_vector(to) + row[i] : row[i]);
