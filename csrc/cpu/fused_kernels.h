@@ -25,7 +25,6 @@ struct FusedChunk {
   uint64_t* nonzero;  // [stacked, mask_words(n)]: where the stack is not zero, written with the first chunk, or null
   std::atomic<bool>* weight_is_finite;  // written by pack_weight where zeros are skipped
   BceChunk<T> bce;    // its logits: [B, classes], then [R, classes] right behind
-  T* transposed;      // [classes, stacked]: grad_logits for the product by the stack, or null
   uint8_t* nonfinite_rows;  // [stacked]: rows of grad_logits that are not finite; null where zeros are not skipped
   bool minmax;
   double eps;
@@ -47,8 +46,8 @@ struct FusedKernels {
   void (*pack_weight)(const FusedChunk<T>& chunk, int64_t begin, int64_t end);
   // Logits of samples [begin, end) and of the identical features of their own rows.
   void (*logits)(const FusedChunk<T>& chunk, const RowView& rows, int64_t begin, int64_t end, T* scratch);
-  // From grad_logits what the weight gradient needs: FusedChunk::transposed or ::nonfinite_rows.
-  void (*prepare_gradients)(const FusedChunk<T>& chunk, const RowView& rows, int64_t begin, int64_t end);
+  // Sets FusedChunk::nonfinite_rows of samples [begin, end) and their own rows.
+  void (*mark_nonfinite_rows)(const FusedChunk<T>& chunk, const RowView& rows, int64_t begin, int64_t end);
   // A tile of columns, from `begin` on, of the weight and feature gradients. stack_gradient [B + R, tile] carries the
   // products by the stack from chunk to chunk. `next` is where the tile after it begins, the width if there is none.
   void (*grad_products)(const FusedChunk<T>& chunk, const RowView& rows, int64_t begin, int64_t next, int64_t tile,

@@ -13,22 +13,6 @@ constexpr int64_t kMostTileColumns = kPanelColumns<T> * (INDEED_VECTOR_BYTES == 
 // Rows of the stack whose sum is formed in cache before it is added to the weight gradient.
 constexpr int64_t kStackRows = 512, kStackWords = kStackRows / kMaskBits;
 
-// grad_logits of samples [begin, end) and their own rows, transposed for the product by the stack.
-template <typename T>
-void transpose_gradients(const FusedChunk<T>& b, const RowView& rows, int64_t begin, int64_t end) {
-  const int64_t classes = b.bce.classes, stride = b.bce.stride;
-  transpose(b.bce.original + begin * stride, stride, end - begin, classes, b.transposed + begin, b.stacked);
-  if (b.bce.term_mask == 0) return;
-  // Own rows follow one another in a partner vector; in a list each is a run of its own.
-  for (int64_t k = rows.own_begin[begin]; k < rows.own_begin[end];) {
-    int64_t run = 1;
-    while (k + run < rows.own_begin[end] && rows.own[k + run] == rows.own[k] + run) ++run;
-    transpose(b.bce.identical + rows.own[k] * stride, stride, run, classes, b.transposed + b.batch + rows.own[k],
-              b.stacked);
-    k += run;
-  }
-}
-
 // Which rows of grad_logits are not all finite: a product by zero is not zero there.
 template <typename T>
 void mark_nonfinite_rows(const FusedChunk<T>& b, const RowView& rows, int64_t begin, int64_t end) {
@@ -41,15 +25,6 @@ void mark_nonfinite_rows(const FusedChunk<T>& b, const RowView& rows, int64_t be
       if (b.bce.term_mask != 0) b.nonfinite_rows[b.batch + row] = !finite;
       b.nonfinite_rows[sample] |= !finite;
     }
-  }
-}
-
-template <typename T>
-void prepare_gradients(const FusedChunk<T>& b, const RowView& rows, int64_t begin, int64_t end) {
-  if (b.skips_zeros) {
-    mark_nonfinite_rows(b, rows, begin, end);
-  } else {
-    transpose_gradients(b, rows, begin, end);
   }
 }
 
@@ -191,7 +166,7 @@ void grad_products(const FusedChunk<T>& b, const RowView& rows, int64_t begin, i
         continue;
       }
       pack_stack(b, rows, row, depth, begin, end, scratch);
-      Product<T>{b.transposed + row, classes, b.stacked, 1, depth, scratch, panel_stride, end - begin,
+      Product<T>{b.bce.original + row * b.bce.stride, classes, 1, b.bce.stride, depth, scratch, panel_stride, end - begin,
                  b.grad_weight + begin, b.width, row > 0}
           .run();
     }
@@ -236,4 +211,4 @@ template <typename T>
 constexpr FusedKernels<T> kFusedKernels{kPanelColumns<T>,          kMostTileColumns<T>, weight_panel_columns<T>,
                                         kGroupRows * kRowPitch,    tile_scratch_elements<T>,
                                         pack_weight<T>,            logits<T>,
-                                        prepare_gradients<T>,      grad_products<T>};
+                                        mark_nonfinite_rows<T>,    grad_products<T>};

@@ -1,7 +1,7 @@
 // The matrix products of the fused loss on the CPU. The identical features and the gradients by the stack exist only a
 // few rows or columns at a time:
 //
-//   samples in parallel:  [O; Q] and their cross-entropies, then [G_O; G_I] transposed
+//   samples in parallel:  [O; Q] and their cross-entropies
 //   columns in parallel:  ∂W, [V; T] and, after the last class chunk, ∂f
 //
 // Every sum has an order of its own that no number of threads changes.
@@ -24,7 +24,7 @@ constexpr int64_t kGroupSamples = 16;
 template <typename T>
 class Products {
  public:
-  static int64_t elements_per_class(int64_t stacked, int64_t width) { return 2 * stacked + width; }
+  static int64_t elements_per_class(int64_t stacked, int64_t width) { return stacked + width; }
 
   Products(const LossRequest& request, const RowView& rows, const LossSizes& sizes, ScalarType dtype)
       : request_(request),
@@ -51,8 +51,7 @@ class Products {
   bool maps_gradient() const { return true; }
 
   size_t scratch_bytes() const {
-    return Workspace::bytes_of<T>(transposed_elements()) + Workspace::bytes_of<uint8_t>(nonfinite_row_flags()) +
-           Workspace::bytes_of<uint64_t>(nonzero_words()) +
+    return Workspace::bytes_of<uint8_t>(nonfinite_row_flags()) + Workspace::bytes_of<uint64_t>(nonzero_words()) +
            Workspace::bytes_of<T>(panel_elements()) +
            Workspace::bytes_of<T>(slots_ * scratch_elements()) + Workspace::bytes_of<T>(stack_gradient_elements());
   }
@@ -63,7 +62,6 @@ class Products {
     block_.batch = sizes_.batch;
     block_.width = sizes_.width;
     block_.stacked = sizes_.stacked;
-    block_.transposed = workspace.take<T>(transposed_elements());
     block_.nonfinite_rows = workspace.take<uint8_t>(nonfinite_row_flags());
     block_.nonzero = workspace.take<uint64_t>(nonzero_words());
     block_.skips_zeros = skips_zeros_;
@@ -100,7 +98,7 @@ class Products {
         if (partial != nullptr) std::fill(partial, partial + count, T(0));
         const int64_t last = std::min(sizes_.batch, (chunk + 1) * kGroupSamples);
         row_kernels<T>().bce_epilogue(block_.bce, rows_, chunk * kGroupSamples, last, partial);
-        if (block_.grad_weight != nullptr) kernels().prepare_gradients(block_, rows_, chunk * kGroupSamples, last);
+        if (nonfinite_row_flags() > 0) kernels().mark_nonfinite_rows(block_, rows_, chunk * kGroupSamples, last);
       }
     });
   }
@@ -153,10 +151,6 @@ class Products {
     while (tile > 2 * kernels().panel_columns && tile * row_bytes > kTileBytes) tile /= 2;
     while (tile > kernels().panel_columns && sizes_.width < 2 * slots_ * tile) tile /= 2;
     return tile;
-  }
-
-  int64_t transposed_elements() const {
-    return request_.wants(kGradWeight) && !skips_zeros_ ? sizes_.stacked * sizes_.chunk : 0;
   }
 
   int64_t nonfinite_row_flags() const { return request_.wants(kGradWeight) && skips_zeros_ ? sizes_.stacked : 0; }
