@@ -4,7 +4,7 @@
 #include <cstring>
 #include <numeric>
 
-#include "common/options.h"
+#include "common/hash.h"
 
 namespace indeed::cpu {
 namespace {
@@ -77,9 +77,15 @@ void Compatibility::group_equal_rows() {
   const auto classes_of = [&](int32_t i) {
     return std::pair{classes_.begin() + class_begin_[i], classes_.begin() + class_begin_[i + 1]};
   };
+  // Any order serves that puts equal label sets together. Lists are compared only where their hashes are equal.
+  std::vector<uint32_t> hash(batch_, 0);
+  for (int64_t i = 0; i < batch_; ++i) {
+    for (auto [c, last] = classes_of(i); c != last; ++c) hash[i] = mix(hash[i] + static_cast<uint32_t>(*c) + 1u);
+  }
   by_group_.members.resize(batch_);
   std::iota(by_group_.members.begin(), by_group_.members.end(), 0);
   std::sort(by_group_.members.begin(), by_group_.members.end(), [&](int32_t a, int32_t b) {
+    if (hash[a] != hash[b]) return hash[a] < hash[b];
     const auto [a_begin, a_end] = classes_of(a);
     const auto [b_begin, b_end] = classes_of(b);
     return std::lexicographical_compare(a_begin, a_end, b_begin, b_end);
@@ -87,7 +93,7 @@ void Compatibility::group_equal_rows() {
   group_.resize(batch_);
   for (int64_t k = 0; k < batch_; ++k) {
     const int32_t sample = by_group_.members[k];
-    bool fresh = k == 0;
+    bool fresh = k == 0 || hash[by_group_.members[k - 1]] != hash[sample];
     if (!fresh) {
       const auto [a_begin, a_end] = classes_of(by_group_.members[k - 1]);
       const auto [b_begin, b_end] = classes_of(sample);

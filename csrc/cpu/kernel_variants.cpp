@@ -69,6 +69,7 @@ template <>
 const FusedKernels<float>& fused_kernels<float>() { return current().tables().fused_float; }
 template <>
 const FusedKernels<double>& fused_kernels<double>() { return current().tables().fused_double; }
+const PackKernels& pack_kernels() { return current().tables().pack; }
 const MiningKernels& mining_kernels() { return current().tables().mining; }
 
 }  // namespace indeed::cpu

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "cpu/fused_kernels.h"
-#include "cpu/mining_kernels.h"
+#include "cpu/label_kernels.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define INDEED_HAS_X86_VARIANTS 1
@@ -18,6 +18,7 @@ struct KernelTables {
   RowKernels<double> row_double;
   FusedKernels<float> fused_float;
   FusedKernels<double> fused_double;
+  PackKernels pack;
   MiningKernels mining;
 };
 

@@ -1,7 +1,11 @@
 // The kernels compiled for AVX-512 F, BW, DQ and VL. Standard and torch headers come first, so that no function they
 // define is compiled for a machine that may lack the instructions.
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "cpu/kernel_variants.h"
 

@@ -1,6 +1,10 @@
 // The kernels for the instruction set every machine of this architecture has.
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "common/bce.h"
 #include "common/hash.h"

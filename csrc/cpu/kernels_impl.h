@@ -9,6 +9,7 @@
 #include "cpu/logits_impl.h"
 #include "cpu/grad_products_impl.h"
 #include "cpu/mining_kernels_impl.h"
+#include "cpu/pack_labels_impl.h"
 
 constexpr KernelTables kKernels{kRowKernels<float>, kRowKernels<double>, kFusedKernels<float>, kFusedKernels<double>,
-                                kMiningKernels};
+                                kPackKernels,        kMiningKernels};

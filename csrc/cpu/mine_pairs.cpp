@@ -1,10 +1,10 @@
 // Pair mining. The result is defined by (labels, seed) alone, see common/hash.h; how it is found is free.
+#include <algorithm>
 #include <bit>
-#include <limits>
 
 #include "common/hash.h"
 #include "cpu/compatibility.h"
-#include "cpu/mining_kernels.h"
+#include "cpu/label_kernels.h"
 #include "cpu/labels.h"
 #include "cpu/parallel.h"
 #include "operators/arguments.h"
@@ -96,11 +96,19 @@ class MutualBest {
   }
 
  private:
+  struct Edge {
+    uint64_t cost;
+    int32_t neighbour;
+
+    bool operator<(const Edge& other) const {
+      return cost != other.cost ? cost < other.cost : neighbour < other.neighbour;
+    }
+  };
+
   // The cheapest neighbours free at the last look, in order; a longer look is needed only when all are taken.
-  static constexpr int kShortlist = 3;
+  static constexpr int kShortlist = 16;
   struct Shortlist {
-    uint64_t cost[kShortlist];
-    int32_t neighbour[kShortlist];
+    Edge edge[kShortlist];
     int size = 0, next = 0;
     bool complete = false;  // it holds every free neighbour there was
   };
@@ -129,7 +137,7 @@ class MutualBest {
     Shortlist& list = shortlists_[i];
     for (;;) {
       for (; list.next < list.size; ++list.next) {
-        if (is_free(list.neighbour[list.next])) return list.neighbour[list.next];
+        if (is_free(list.edge[list.next].neighbour)) return list.edge[list.next].neighbour;
       }
       if (list.complete) return kNone;
       refill(list, i, row);
@@ -152,35 +160,41 @@ class MutualBest {
   void refill(Shortlist& list, int64_t i, std::vector<uint64_t>& row) const {
     compatibility_.row(i, row.data());
     const CostEstimate estimated = estimate();
-    float bound = std::numeric_limits<float>::infinity();
+    // Whenever the candidates are many, the cheapest stay, and none dearer than those is taken any more.
+    constexpr int kCandidates = 4 * kShortlist;
+    Edge candidate[kCandidates];
     int size = 0;
-    int64_t found = 0;
+    const auto keep_cheapest = [&] {
+      std::nth_element(candidate, candidate + kShortlist - 1, candidate + size);
+      size = kShortlist;
+    };
+    bool complete = true;
+    float bound = 0;
     for (int64_t w = 0; w < compatibility_.row_words(); ++w) {
       uint64_t bits = row[w] & free_[w];
       if (bits == 0) continue;
-      found += std::popcount(bits);
-      if (size == kShortlist) {
+      if (!complete) {
         bits &= mining_kernels().cheap_edges(hashes_[i], hashes_.data() + w * 64, estimated_degrees_.data() + w * 64,
                                              estimated, bound);
       }
       for (; bits != 0; bits &= bits - 1) {
         const int64_t j = w * 64 + std::countr_zero(bits);
-        const uint64_t price = cost(i, j);
-        // Neighbours come in ascending order, so among equal costs the earlier one stays ahead.
-        if (size == kShortlist && price >= list.cost[size - 1]) continue;
-        int at = size < kShortlist ? size++ : size - 1;
-        for (; at > 0 && list.cost[at - 1] > price; --at) {
-          list.cost[at] = list.cost[at - 1];
-          list.neighbour[at] = list.neighbour[at - 1];
-        }
-        list.cost[at] = price;
-        list.neighbour[at] = static_cast<int32_t>(j);
-        if (size == kShortlist) bound = estimate_bound(i, list.cost[size - 1]);
+        candidate[size++] = {cost(i, j), static_cast<int32_t>(j)};
+        if (size < kCandidates) continue;
+        keep_cheapest();
+        complete = false;
+        bound = estimate_bound(i, candidate[kShortlist - 1].cost);
       }
     }
+    if (size > kShortlist) {
+      keep_cheapest();
+      complete = false;
+    }
+    std::sort(candidate, candidate + size);
+    std::copy(candidate, candidate + size, list.edge);
     list.size = size;
     list.next = 0;
-    list.complete = found == size;
+    list.complete = complete;
   }
 
   const Compatibility& compatibility_;

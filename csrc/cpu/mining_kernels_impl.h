@@ -2,6 +2,18 @@
 
 namespace {
 
+// Bytes that are 0 or 1 to bits, eight at a time: the product moves bit 0 of byte k to bit 56 + k.
+template <int kCount>
+inline uint64_t gather_bits(const uint8_t* bytes) {
+  uint64_t bits = 0;
+  for (int l = 0; l < kCount; l += 8) {
+    uint64_t eight;
+    __builtin_memcpy(&eight, bytes + l, sizeof(eight));
+    bits |= ((eight * 0x0102040810204080u) >> 56) << l;
+  }
+  return bits;
+}
+
 uint64_t cheap_edges(uint32_t own, const uint32_t* __restrict hashes, const float* __restrict degrees,
                      CostEstimate estimate, float bound) {
   uint8_t cheap[64];
@@ -12,14 +24,7 @@ uint64_t cheap_edges(uint32_t own, const uint32_t* __restrict hashes, const floa
                        degrees[l];
     cheap[l] = cost <= bound ? 1 : 0;
   }
-  uint64_t bits = 0;
-  for (int l = 0; l < 64; l += 8) {
-    uint64_t eight;
-    __builtin_memcpy(&eight, cheap + l, sizeof(eight));
-    // The product moves bit 0 of byte k to bit 56 + k.
-    bits |= ((eight * 0x0102040810204080u) >> 56) << l;
-  }
-  return bits;
+  return gather_bits<64>(cheap);
 }
 
 }  // namespace
