@@ -51,7 +51,7 @@ H100 = Card(
     launch={
         TORCH: 6e-6,  # an estimate: 3 microseconds of launch, as much of Python, dispatcher and autograd
         EXTENSION: 3e-6,  # an estimate of cudaLaunchKernel from C++
-        TRITON: 16e-6,  # timed with a driver that does nothing, as benchmarks.triton_host does
+        TRITON: 16e-6,  # timed with a driver that does nothing, as benchmarks.host_time does
     },
     call=138e-6,  # timed the same way: a Triton forward less its launches
     replay=60e-6,  # an estimate: guards, AOTAutograd's wrappers, copies of the inputs, two launches of graphs
