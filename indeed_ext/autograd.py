@@ -113,30 +113,37 @@ class FusedINDeeDLoss(torch.autograd.Function):
     ):
         tensors = (features, weight, bias, positive_bits, valid_bits, pairs, lam, pos_weight)
         _, of_features, of_weight, of_bias, *_ = ctx.needs_input_grad
-        ctx.output_mask = GRAD_FEATURES * of_features + GRAD_WEIGHT * of_weight + GRAD_BIAS * of_bias
-        ctx.operators, ctx.options, ctx.dtype = operators, options, features.dtype
+        output_mask = GRAD_FEATURES * of_features + GRAD_WEIGHT * of_weight + GRAD_BIAS * of_bias
+        ctx.call = operators, options, output_mask, features.dtype
         if options.reduction == REDUCTIONS["none"]:
             # The backward evaluates the rows again, with the upstream gradient as their weights.
             loss, components, *_ = _fused(operators, tensors, options, None, 0)
             ctx.save_for_backward(*tensors)
         else:
-            loss, components, *gradients = _fused(operators, tensors, options, None, ctx.output_mask)
+            loss, components, *gradients = _fused(operators, tensors, options, None, output_mask)
             ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(components)
+        if not torch.compiler.is_compiling():  # which refuses it
+            # Else zeros are made for the components in every backward, by a launch on a GPU.
+            ctx.set_materialize_grads(False)
         return loss, components
 
     @staticmethod
     @_first_order
-    def backward(ctx: Any, grad_loss: Tensor, _: Tensor):
-        if ctx.options.reduction == REDUCTIONS["none"]:
-            options = ctx.options._replace(reduction=REDUCTIONS["sum"])
+    def backward(ctx: Any, grad_loss: Tensor | None, _: Tensor | None):
+        if grad_loss is None:
+            return (None,) * 10
+        operators, options, output_mask, dtype = ctx.call
+        if options.reduction == REDUCTIONS["none"]:
+            options = options._replace(reduction=REDUCTIONS["sum"])
             row_weight = grad_loss.contiguous()
-            _, _, *gradients = _fused(ctx.operators, ctx.saved_tensors, options, row_weight, ctx.output_mask)
+            _, _, *gradients = _fused(operators, ctx.saved_tensors, options, row_weight, output_mask)
         else:
-            gradients = _scaled(ctx.operators, ctx.saved_tensors, grad_loss)
-        bits = (GRAD_FEATURES, GRAD_WEIGHT, GRAD_BIAS)
-        wanted = (g.to(ctx.dtype) if ctx.output_mask & bit else None for g, bit in zip(gradients, bits, strict=True))
-        return None, *wanted, *(None,) * 6
+            gradients = _scaled(operators, ctx.saved_tensors, grad_loss)
+        if dtype == torch.float16:
+            gradients = [gradient.to(dtype) for gradient in gradients]
+        needed = ctx.needs_input_grad[1:4]
+        return None, *[g if need else None for g, need in zip(gradients, needed, strict=True)], *(None,) * 6
 
 
 def _fused(

@@ -185,3 +185,26 @@ def test_gradients_are_never_silently_constant(backend: Backend, reduction: str)
     (gradient,) = torch.autograd.grad(loss, leaves["features"], create_graph=True)
     with pytest.raises(RuntimeError, match="backend='reference'"):
         (loss + gradient.square().sum()).backward()
+
+
+class _Unused(torch.autograd.Function):
+    """Gives its input no gradient, as a branch does that is cut off in the backward."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor) -> Tensor:
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> None:
+        return None
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("reduction", kit.REDUCTIONS)
+def test_no_upstream_gradient_gives_none(backend: Backend, reduction: str) -> None:
+    """As torch's own operators do."""
+    inputs = Case(5, 6, 4, reduction=reduction).build().to(backend.device)
+    leaves = {name: leaf.requires_grad_() for name, leaf in inputs.leaves.items()}
+    loss = fused_indeed_loss(labels=inputs.labels, backend=backend.name, **leaves, **inputs.options)
+    found = torch.autograd.grad(_Unused.apply(loss).sum(), [*leaves.values()], allow_unused=True)
+    assert found == (None, None, None)
