@@ -1,9 +1,9 @@
 """Host time of an eager training step on a GPU that is not there: all that runs is the host's part.
 
 The public function runs on small CPU tensors. The CUDA backend is that of ``tests/cuda_emulation``, the sources of
-``csrc/cuda`` compiled for the host, with launches and matrix products that return at once; Triton's kernels are compiled
-and handed to a driver that does nothing. So the figures leave out what CUDA takes for a launch
-(``launch`` in benchmarks/card.py) and the change to the thread on which autograd runs the backward of a GPU.
+``csrc/cuda`` compiled for the host, with launches and matrix products that return at once; kernels of Triton are
+compiled and handed to a driver that does nothing. So the figures leave out what CUDA takes for a launch (``launch`` in
+benchmarks/card.py) and the change to the thread on which autograd runs the backward of a GPU.
 """
 
 from __future__ import annotations

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function_variadic
 
+from . import _extension
 from .constants import GRAD_BIAS, GRAD_FEATURES, GRAD_WEIGHT, REDUCTIONS
 
 
@@ -144,6 +146,42 @@ class FusedINDeeDLoss(torch.autograd.Function):
             gradients = [gradient.to(dtype) for gradient in gradients]
         needed = ctx.needs_input_grad[1:4]
         return None, *[g if need else None for g, need in zip(gradients, needed, strict=True)], *(None,) * 6
+
+
+def fused_indeed_loss(
+    operators: Any,
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    positive_bits: Tensor,
+    valid_bits: Tensor | None,
+    pairs: Tensor,
+    lam: Tensor | None,
+    pos_weight: Tensor | None,
+    options: LossOptions,
+) -> tuple[Tensor, Tensor]:
+    """(loss, components) by the operator, differentiable.
+
+    Eager calls take :class:`FusedINDeeDLoss` as ``csrc/autograd`` has it, where that library is there. Tensors of a
+    class of their own, and modes, see the operator called from Python.
+    """
+    if not torch.compiler.is_compiling() and not has_torch_function_variadic(features, weight):
+        node = _node(operators.name)
+        if node is not None:
+            o = options
+            return node.apply(
+                features, weight, bias, positive_bits, valid_bits, pairs, o.lam_identical, o.lam_disparate, lam,
+                pos_weight, o.norm, o.eps, o.reduction, o.term_mask,
+            )  # fmt: skip
+    return FusedINDeeDLoss.apply(
+        operators, features, weight, bias, positive_bits, valid_bits, pairs, lam, pos_weight, options
+    )
+
+
+@functools.cache
+def _node(namespace: str) -> Any | None:
+    """:class:`FusedINDeeDLoss` in C++ for the operators of a namespace."""
+    return None if _extension.AUTOGRAD is None else _extension.AUTOGRAD.FusedINDeeDLoss(namespace)
 
 
 def _fused(

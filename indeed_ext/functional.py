@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import reference_backend
-from .autograd import FusedINDeeDLoss, IdenticalDisparate, LossOptions, SixWayBCE
+from . import autograd, reference_backend
+from .autograd import IdenticalDisparate, LossOptions, SixWayBCE
 from .backends import select
 from .constants import DISPARATE_TERM, IDENTICAL_TERM, NORMS, REDUCTIONS, STRATEGIES
 from .operators import row_count
@@ -246,7 +246,7 @@ def fused_indeed_loss(
     positive_bits, valid_bits = _label_bits(operators, labels, num_classes)
     if pairs is None:
         pairs = operators.mine_pairs.default(positive_bits, draw_seed(seed, generator, device), strategy_code)
-    result = FusedINDeeDLoss.apply(
+    result = autograd.fused_indeed_loss(
         operators, features, weight, bias, positive_bits, valid_bits, pairs, lam_tensor, pos_weight, options
     )
     return result if return_components else result[0]
