@@ -3,7 +3,8 @@
 The public function runs on small CPU tensors. The CUDA backend is that of ``tests/cuda_emulation``, the sources of
 ``csrc/cuda`` compiled for the host, with launches and matrix products that return at once; kernels of Triton are
 compiled and handed to a driver that does nothing. So the figures leave out what CUDA takes for a launch (``launch`` in
-benchmarks/card.py) and the change to the thread on which autograd runs the backward of a GPU.
+benchmarks/card.py) and the change to the thread on which autograd runs the backward of a GPU. The line ``torch`` is one
+operator of torch on three leaves of a few numbers: what autograd takes by itself, on this machine at this moment.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import indeed_ext
 from indeed_ext import backends
@@ -75,6 +77,11 @@ class _Driver:
         return torch.device("cpu")
 
 
+def _hopper(_: torch.device) -> str:
+    """No Mock, a call of which takes as long as a launch."""
+    return "hopper"
+
+
 @contextlib.contextmanager
 def idle_triton() -> Iterator[Callable[[], int]]:
     """The backend ``"triton"`` serves CPU tensors, with a driver that does nothing; gives the launches so far.
@@ -90,7 +97,7 @@ def idle_triton() -> Iterator[Callable[[], int]]:
     for name in operators.SCHEMAS:
         library.impl(name, operators._implementation(name), "CPU")
     backends.register_backend("triton", operators.NAMESPACE, "cpu")
-    with mock.patch.object(config, "device_kind", return_value="hopper"):
+    with mock.patch.object(config, "device_kind", _hopper):
         yield lambda: driver.launches
 
 
@@ -124,22 +131,39 @@ IDLE: dict[str, tuple[str, Callable[[], AbstractContextManager[Callable[[], int]
 }
 
 
-def measure(case: Case, backend: str, launches: Callable[[], int]) -> tuple[np.ndarray, int]:
-    """Seconds of the forward and of the backward, [2, rounds], and the launches of a step."""
-    inputs = make_inputs(case)
+def measure(forward: Callable[[], Tensor], leaves: Sequence[Tensor]) -> np.ndarray:
+    """Seconds of the forward and of the backward, [2, rounds]."""
     # A GPU does not look whether this is 1.
-    upstream = torch.full((), 2.0, dtype=torch.float32)
-    times, before = [], 0
+    upstream = torch.full_like(forward(), 2.0)
+    times = []
     with _one_thread():
         for _ in range(WARM_UP + ROUNDS):
-            before, start = launches(), time.perf_counter()
-            loss = indeed_ext.fused_indeed_loss(
-                inputs.features, inputs.weight, inputs.labels, bias=inputs.bias, backend=backend
-            )
+            start = time.perf_counter()
+            result = forward()
             middle = time.perf_counter()
-            torch.autograd.grad(loss, inputs.leaves, upstream)
+            torch.autograd.grad(result, leaves, upstream)
             times.append((middle - start, time.perf_counter() - middle))
-    return np.array(times[WARM_UP:]).T, launches() - before
+    return np.array(times[WARM_UP:]).T
+
+
+def measure_loss(dtype: torch.dtype, backend: str, launches: Callable[[], int]) -> tuple[np.ndarray, int]:
+    """Seconds as :func:`measure` gives them, and the launches of a step."""
+    inputs = make_inputs(Case(SHAPE, dtype=dtype))
+
+    def forward() -> Tensor:
+        given = (inputs.features, inputs.weight, inputs.labels)
+        return indeed_ext.fused_indeed_loss(*given, bias=inputs.bias, backend=backend)
+
+    before = launches()
+    torch.autograd.grad(forward(), inputs.leaves, torch.full((), 2.0))
+    count = launches() - before
+    return measure(forward, inputs.leaves), count
+
+
+def measure_torch() -> np.ndarray:
+    """Seconds of an operator of torch, as :func:`measure` gives them."""
+    leaves = [torch.rand(4, requires_grad=True) for _ in range(3)]
+    return measure(lambda: torch.addcmul(*leaves), leaves)
 
 
 @contextlib.contextmanager
@@ -159,15 +183,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--backends", nargs="+", choices=IDLE, default=list(IDLE), metavar="NAME")
     options = parser.parse_args(arguments)
-    lines, notes = [], []
+    lines, notes = [_line("torch", torch.float32, measure_torch(), 0)], []
     for name in options.backends:
         backend, idle = IDLE[name]
         try:
             with idle() as launches:
                 for dtype in DTYPES:
-                    times, count = measure(Case(SHAPE, dtype=dtype), backend, launches)
-                    cells = [number(each * 1e6) for each in (*np.median(times, 1), *_spread(times.sum(0)))]
-                    lines.append([name, dtype_name(dtype), *cells, str(count)])
+                    lines.append(_line(name, dtype, *measure_loss(dtype, backend, launches)))
         except ImportError as error:
             notes.append(f"{name} cannot be measured here: {error}")
     header = ["backend", "type", "forward [µs]", "backward [µs]", "both [µs]", "least", "launches"]
@@ -176,8 +198,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _spread(seconds: np.ndarray) -> tuple[float, float]:
-    return float(np.median(seconds)), float(seconds.min())
+def _line(name: str, dtype: torch.dtype, times: np.ndarray, launches: int) -> list[str]:
+    both = times.sum(0)
+    figures = (*np.median(times, 1), np.median(both), both.min())
+    return [name, dtype_name(dtype), *(number(float(each) * 1e6) for each in figures), str(launches)]
 
 
 if __name__ == "__main__":
