@@ -253,6 +253,11 @@ def test_the_node_of_eager_calls(backend: Backend, node: str) -> None:
     assert isinstance(loss(**leaves | {"features": own}), _Labelled)
 
 
+def _kept(packed: list[Tensor], tensor: Tensor) -> Tensor:
+    packed.append(tensor)
+    return tensor
+
+
 @pytest.mark.compiled
 def test_saved_tensors_hooks(backend: Backend) -> None:
     """Checkpointing and offloading see what a node keeps: the gradients, or, per row, what they are made from."""
@@ -260,7 +265,7 @@ def test_saved_tensors_hooks(backend: Backend) -> None:
         inputs = Case(5, 6, 4, reduction=reduction).build().to(backend.device)
         leaves = {name: leaf.requires_grad_() for name, leaf in inputs.leaves.items()}
         packed: list[Tensor] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: packed.append(t) or t.clone(), lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(functools.partial(_kept, packed), torch.clone):
             loss = fused_indeed_loss(labels=inputs.labels, backend=backend.name, **leaves, **inputs.options)
         assert len(packed) == count
         loss.sum().backward()
