@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.overrides import has_torch_function_variadic
+from torch.overrides import has_torch_function
 
 from . import _extension
 from .constants import GRAD_BIAS, GRAD_FEATURES, GRAD_WEIGHT, REDUCTIONS
@@ -165,7 +165,8 @@ def fused_indeed_loss(
     Eager calls take :class:`FusedINDeeDLoss` as ``csrc/autograd`` has it, where that library is there. Tensors of a
     class of their own, and modes, see the operator called from Python.
     """
-    if not torch.compiler.is_compiling() and not has_torch_function_variadic(features, weight):
+    tensors = (features, weight, bias, positive_bits, valid_bits, pairs, lam, pos_weight)
+    if not torch.compiler.is_compiling() and not has_torch_function(tensors):
         node = _node(operators.name)
         if node is not None:
             o = options
@@ -173,9 +174,7 @@ def fused_indeed_loss(
                 features, weight, bias, positive_bits, valid_bits, pairs, o.lam_identical, o.lam_disparate, lam,
                 pos_weight, o.norm, o.eps, o.reduction, o.term_mask,
             )  # fmt: skip
-    return FusedINDeeDLoss.apply(
-        operators, features, weight, bias, positive_bits, valid_bits, pairs, lam, pos_weight, options
-    )
+    return FusedINDeeDLoss.apply(operators, *tensors, options)
 
 
 @functools.cache

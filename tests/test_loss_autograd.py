@@ -17,6 +17,7 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from kit import Backend, Case
 from torch import Tensor
+from torch._dynamo import compiled_autograd
 
 from indeed_ext import _extension, autograd, fused_indeed_loss, identical_disparate, reference, six_way_bce
 
@@ -270,3 +271,20 @@ def test_saved_tensors_hooks(backend: Backend) -> None:
         assert len(packed) == count
         loss.sum().backward()
         assert all(leaf.grad is not None for leaf in leaves.values())
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_compiled_autograd(backend: Backend, reduction: str) -> None:
+    """A backward that torch.compile traces calls what the eager one calls."""
+    inputs = Case(5, 6, 4, reduction=reduction).build().to(backend.device)
+    leaves = {name: leaf.requires_grad_() for name, leaf in inputs.leaves.items()}
+
+    def loss() -> Tensor:
+        return fused_indeed_loss(labels=inputs.labels, backend=backend.name, **leaves, **inputs.options)
+
+    expected = torch.autograd.grad(loss(), [*leaves.values()], inputs.upstream)
+    with compiled_autograd._enable(functools.partial(torch.compile, backend="eager")):
+        loss().backward(inputs.upstream)
+    for leaf, gradient in zip(leaves.values(), expected, strict=True):
+        torch.testing.assert_close(leaf.grad, gradient)

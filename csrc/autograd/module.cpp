@@ -18,6 +18,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "common/options.h"
 
@@ -38,13 +39,15 @@ struct Operators {
   using Scale = void(const Tensor&, const Tensor&, const Tensor&, const Tensor&);
 
   explicit Operators(const std::string& name)
-      : fused_indeed_loss(find(name + "::fused_indeed_loss").typed<Loss>()),
+      : name(name),
+        fused_indeed_loss(find(name + "::fused_indeed_loss").typed<Loss>()),
         scale_gradients(find(name + "::scale_gradients").typed<Scale>()) {}
 
   static c10::OperatorHandle find(const std::string& name) {
     return c10::Dispatcher::singleton().findSchemaOrThrow(name.c_str(), "");
   }
 
+  std::string name;
   c10::TypedOperatorHandle<Loss> fused_indeed_loss;
   c10::TypedOperatorHandle<Scale> scale_gradients;
 };
@@ -61,17 +64,33 @@ struct Options {
 // features, weight, bias, positive_bits, valid_bits, pairs, lam, pos_weight; absent ones are undefined.
 using Tensors = std::array<Tensor, 8>;
 
-// What a backward needs beside the tensors saved.
-struct Call : torch::CustomClassHolder {
-  Call(const Operators& operators, const Options& options, const Tensors& tensors)
-      : operators(operators), options(options), dtype(tensors[0].scalar_type()) {
-    for (size_t k = 0; k < tensors.size(); ++k) given[k] = tensors[k].defined();
-  }
-
-  Operators operators;
+// What a backward needs beside the tensors saved, held by the context in values that compiled autograd can compare.
+struct Call {
+  std::string name;  // of the dispatcher namespace
   Options options;
   at::ScalarType dtype;
-  std::array<bool, std::tuple_size_v<Tensors>> given;
+  int64_t given;  // a bit for each of the tensors that is there
+
+  Call(const std::string& name, const Options& options, const Tensors& tensors)
+      : name(name), options(options), dtype(tensors[0].scalar_type()), given(0) {
+    for (size_t k = 0; k < tensors.size(); ++k) given |= int64_t{tensors[k].defined()} << k;
+  }
+
+  explicit Call(AutogradContext& context) : name(context.saved_data["name"].toStringRef()) {
+    const auto reals = context.saved_data["reals"].toDoubleVector();
+    const auto codes = context.saved_data["codes"].toIntVector();
+    options = {reals[0], reals[1], codes[0], reals[2], codes[1], codes[2], codes[3]};
+    dtype = static_cast<at::ScalarType>(codes[4]);
+    given = codes[5];
+  }
+
+  void save(AutogradContext& context) const {
+    const Options& o = options;
+    context.saved_data["name"] = name;
+    context.saved_data["reals"] = std::vector<double>{o.lam_identical, o.lam_disparate, o.eps};
+    context.saved_data["codes"] =
+        std::vector<int64_t>{o.norm, o.reduction, o.term_mask, o.output_mask, static_cast<int64_t>(dtype), given};
+  }
 };
 
 auto evaluate(const Operators& operators, const Tensors& tensors, const OptionalTensor& row_weight,
@@ -112,32 +131,35 @@ void refuse_second_derivatives(variable_list& gradients) {
 }
 
 struct FusedINDeeDLoss : torch::autograd::Function<FusedINDeeDLoss> {
-  static constexpr size_t kArguments = 6;
+  static constexpr size_t kArguments = 7;
 
-  static variable_list forward(AutogradContext* context, const Tensor&, const Tensor&, const OptionalTensor&,
-                               const Operators& operators, const Tensors& tensors, const Options& options) {
+  // `components` have no gradient; they are no output of the node, as compiled autograd knows none without.
+  static Tensor forward(AutogradContext* context, const Tensor&, const Tensor&, const OptionalTensor&,
+                        const Operators& operators, const Tensors& tensors, const Options& options,
+                        Tensor* components) {
     const bool per_row = options.is_per_row();
     // Per row the backward evaluates once more, with the upstream gradient as the weights of the rows.
-    auto [loss, components, grad_features, grad_weight, grad_bias] =
+    const auto results =
         evaluate(operators, tensors, std::nullopt, options, options.reduction, per_row ? 0 : options.output_mask);
-    variable_list saved{grad_features, grad_weight, grad_bias};
+    variable_list saved{std::get<2>(results), std::get<3>(results), std::get<4>(results)};
     if (per_row) {
       saved.clear();  // absent tensors would be shown to hooks as well
       std::copy_if(tensors.begin(), tensors.end(), std::back_inserter(saved), [](const Tensor& t) { return t.defined(); });
     }
     context->save_for_backward(std::move(saved));
-    context->saved_data["call"] = c10::IValue::make_capsule(c10::make_intrusive<Call>(operators, options, tensors));
-    context->mark_non_differentiable({components});
+    Call(operators.name, options, tensors).save(*context);
     context->set_materialize_grads(false);
-    return {loss, components};
+    *components = std::get<1>(results);
+    return std::get<0>(results);
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& upstream) {
     variable_list gradients(kArguments);
     const Tensor& grad_loss = upstream[0];
     if (!grad_loss.defined()) return gradients;
-    const auto call = c10::static_intrusive_pointer_cast<Call>(context->saved_data["call"].toCapsule());
-    const Options& options = call->options;
+    const Call call(*context);
+    const Options& options = call.options;
+    const Operators operators(call.name);
     variable_list found = context->get_saved_variables();
     const bool differentiated_again = at::GradMode::is_enabled();
     const at::NoGradGuard no_grad;
@@ -145,17 +167,17 @@ struct FusedINDeeDLoss : torch::autograd::Function<FusedINDeeDLoss> {
       Tensors tensors;
       auto next = found.begin();
       for (size_t k = 0; k < tensors.size(); ++k) {
-        if (call->given[k]) tensors[k] = *next++;
+        if ((call.given >> k & 1) != 0) tensors[k] = *next++;
       }
-      auto results = evaluate(call->operators, tensors, grad_loss.contiguous(), options,
+      auto results = evaluate(operators, tensors, grad_loss.contiguous(), options,
                               static_cast<int64_t>(Reduction::kSum), options.output_mask);
       found = {std::get<2>(results), std::get<3>(results), std::get<4>(results)};
     } else {
-      found = scaled(call->operators, std::move(found), grad_loss);
+      found = scaled(operators, std::move(found), grad_loss);
     }
     size_t k = 0;
     for (const int64_t bit : {kGradFeatures, kGradWeight, kGradBias}) {
-      if ((options.output_mask & bit) != 0) gradients[k] = found[k].to(call->dtype);
+      if ((options.output_mask & bit) != 0) gradients[k] = found[k].to(call.dtype);
       ++k;
     }
     if (differentiated_again) refuse_second_derivatives(gradients);
@@ -183,8 +205,9 @@ std::tuple<Tensor, Tensor> fused_indeed_loss(const Operators& operators, const T
                   kGradBias * (bias.has_value() && bias->requires_grad());
   }
   const Options options{lam_identical, lam_disparate, norm, eps, reduction, term_mask, output_mask};
-  const variable_list results = FusedINDeeDLoss::apply(features, weight, bias, operators, tensors, options);
-  return {results[0], results[1]};
+  Tensor components;
+  Tensor loss = FusedINDeeDLoss::apply(features, weight, bias, operators, tensors, options, &components);
+  return {loss, components};
 }
 
 }  // namespace
