@@ -143,7 +143,7 @@ def _forecast(options: argparse.Namespace) -> list[Command]:
 
 def _host(options: argparse.Namespace) -> list[Command]:
     missing = "host time is measured on the GPU" if torch.cuda.is_available() else ""
-    return [Command("host", _module("triton_host"), missing=missing)]
+    return [Command("host", _module("host_time"), missing=missing)]
 
 
 def _sass(options: argparse.Namespace) -> list[Command]:

@@ -1,4 +1,4 @@
-"""Compiling ``indeed_ext._C`` with ninja, and the build information that travels with it."""
+"""Compiling ``indeed_ext._C`` and ``indeed_ext._autograd`` with ninja, and the build information they travel with."""
 
 from __future__ import annotations
 
@@ -32,11 +32,19 @@ NVCC_FLAGS = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC
 
 
 def extension() -> Extension:
-    """The one extension module: host sources, and the CUDA sources for where they can be built."""
-    patterns = ("csrc/*.cpp", "csrc/cpu/*.cpp", "csrc/cuda/*.cpp", "csrc/cuda/*.cu")
+    """The extension module: host sources, and the CUDA sources for where they can be built; and those of its companion.
+
+    ``_autograd`` stands beside it, see :func:`autograd_library`.
+    """
+    patterns = ("csrc/*.cpp", "csrc/autograd/*.cpp", "csrc/cpu/*.cpp", "csrc/cuda/*.cpp", "csrc/cuda/*.cu")
     sources = sorted(path.relative_to(ROOT).as_posix() for pattern in patterns for path in ROOT.glob(pattern))
     headers = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("csrc/**/*.h"))
     return Extension("indeed_ext._C", sources, depends=headers)
+
+
+def autograd_library(library: Path) -> Path:
+    """Where the library of csrc/autograd goes: it sees torch's own C++ headers and fits one torch only."""
+    return library.with_name(library.name.replace("_C.", "_autograd.", 1))
 
 
 class BuildExtension(build_ext):
@@ -53,7 +61,8 @@ class BuildExtension(build_ext):
         }
         library.parent.mkdir(parents=True, exist_ok=True)
         if info["missing"]:
-            library.unlink(missing_ok=True)  # of an earlier build in the same folder
+            for path in (library, autograd_library(library)):
+                path.unlink(missing_ok=True)  # of an earlier build in the same folder
             self.warn(f"indeed_ext is installed without its compiled extension: {info['missing']}")
         else:
             torch = find_torch()
@@ -92,21 +101,24 @@ class BuildExtension(build_ext):
             raise BuildError("the compiled extension failed to build (INDEED_WITHOUT_EXTENSION=1 installs without it)")
 
     def copy_extensions_to_source(self) -> None:
-        """For an editable install: the library, if it was built, and the build information."""
-        for name in (self.get_ext_filename("indeed_ext._C"), f"indeed_ext/{INFO_NAME}"):
+        """For an editable install: the libraries, if they were built, and the build information."""
+        library = Path(self.get_ext_filename("indeed_ext._C"))
+        for name in (library, autograd_library(library), library.with_name(INFO_NAME)):
             (ROOT / name).unlink(missing_ok=True)
             built = Path(self.build_lib, name)
             if built.exists():
                 shutil.copyfile(built, ROOT / name)
 
     def get_outputs(self) -> list[str]:
-        return [path for path in super().get_outputs() if Path(path).exists()]
+        libraries = [Path(path) for path in super().get_outputs()]
+        paths = [*libraries, *map(autograd_library, libraries)]
+        return [str(path) for path in paths if path.exists()]
 
 
 def ninja_text(
     compiler: list[str], torch: Torch, cuda: CudaBuild | None, sources: list[str], objects: Path, library: Path
 ) -> str:
-    """The ninja file: one edge per source, one for the library; run from the repository root."""
+    """The ninja file: one edge per source, one for each library; run from the repository root."""
     import pybind11  # of the build environment
 
     include = torch.root / "include"
@@ -129,19 +141,26 @@ def ninja_text(
         nvcc += ["-DUSE_CUDA", *arch_flags(cuda.archs)]
         lines += rule("nvcc", [*nvcc, *includes, *cuda_include], "-MD -MF $out.d -c $in -o $out", depfile=True)
         libraries += ["-ltorch_cuda", f"-L{cuda.toolkit.library_dir}", "-lcudart"]
-    # Only the module sees Python's headers and the build information, whose text changes from build to build.
-    module_includes = [pybind11.get_include(), sysconfig.get_path("include"), str(objects)]
+    # Only modules see Python's headers, only the first the build information, whose text changes from build to build.
+    # The other takes torch's own pybind11, which hands on what torch's operators raise.
+    python = f"-I{sysconfig.get_path('include')}"
+    more = {
+        "csrc/module.cpp": [f"-I{pybind11.get_include()}", python, f"-I{objects}"],
+        "csrc/autograd/module.cpp": ["-UTORCH_TARGET_VERSION", python],
+    }
     lines += rule("cxx", cxx, "$more -MD -MF $out.d -c $in -o $out", depfile=True)
-    lines += rule("link", link, "$in -o $out " + shlex.join(libraries))
-    outputs = []
+    lines += rule("link", link, "$in -o $out $more " + shlex.join(libraries))
+    outputs: dict[Path, list[str]] = {library: [], autograd_library(library): []}
     for source in sources:
         # The whole name, suffix included: operators.cpp and operators.cu may share a stem.
         output = escape(objects / (source + ".o"))
         lines.append(f"build {output}: {'nvcc' if source.endswith('.cu') else 'cxx'} {escape(source)}")
-        if source == "csrc/module.cpp":
-            lines.append("  more = " + shlex.join(f"-I{path}" for path in module_includes).replace("$", "$$"))
-        outputs.append(output)
-    lines.append(f"build {escape(library)}: link {' '.join(outputs)}")
+        if source in more:
+            lines.append("  more = " + shlex.join(more[source]).replace("$", "$$"))
+        outputs[autograd_library(library) if source.startswith("csrc/autograd/") else library].append(output)
+    for path, objects_of in outputs.items():
+        lines.append(f"build {escape(path)}: link {' '.join(objects_of)}")
+    lines.append("  more = -ltorch_python")
     return "\n".join(lines) + "\n"
 
 

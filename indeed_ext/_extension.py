@@ -47,15 +47,27 @@ def _load() -> tuple[str | None, dict[str, Any], ModuleType | None]:
         return f"the compiled extension was left out: {info['missing']}", info, None
     try:
         _require_torch(info.get("torch_target", "0"))
-        library = _import_library()
+        library = _import_library("_C")
         return None, dict(json.loads(library.build_info())), library
     except Exception as error:  # whatever goes wrong in a foreign binary, the package goes on
         return f"the compiled extension cannot be loaded: {_mismatch(info)} ({_one_line(error)})", info, None
 
 
-def _import_library() -> ModuleType:
+def _load_autograd() -> tuple[str | None, ModuleType | None]:
+    """The reason the nodes of autograd in C++ are missing (None when they loaded), and the module that holds them."""
+    if EXTENSION_ERROR is not None:
+        return "the compiled extension is missing", None
+    if BUILD_INFO["torch"] != torch.__version__:  # of what it needs of torch nothing is stable
+        return f"it was built for torch {BUILD_INFO['torch']}, and this is {torch.__version__}", None
+    try:
+        return None, _import_library("_autograd")
+    except Exception as error:  # as above
+        return _one_line(error), None
+
+
+def _import_library(name: str) -> ModuleType:
     # From this very folder: a plain import could find the library of another, editable install.
-    spec = PathFinder.find_spec(f"{__package__}._C", [str(_PACKAGE)])
+    spec = PathFinder.find_spec(f"{__package__}.{name}", [str(_PACKAGE)])
     if spec is None or spec.loader is None or spec.origin is None:
         raise ImportError("it holds no library for this interpreter")
     _require_whole(Path(spec.origin))
@@ -103,6 +115,11 @@ BUILD_INFO: dict[str, Any]
 #: The module ``indeed_ext._C``.
 LIBRARY: ModuleType | None
 EXTENSION_ERROR, BUILD_INFO, LIBRARY = _load()
+#: Why eager calls take the node of autograd that is written in Python; None where they take the one in C++.
+AUTOGRAD_ERROR: str | None
+#: The module ``indeed_ext._autograd``.
+AUTOGRAD: ModuleType | None
+AUTOGRAD_ERROR, AUTOGRAD = _load_autograd()
 
 if EXTENSION_ERROR is not None:
     warnings.warn(

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function
 
+from . import _extension
 from .constants import GRAD_BIAS, GRAD_FEATURES, GRAD_WEIGHT, REDUCTIONS
 
 
@@ -113,30 +115,72 @@ class FusedINDeeDLoss(torch.autograd.Function):
     ):
         tensors = (features, weight, bias, positive_bits, valid_bits, pairs, lam, pos_weight)
         _, of_features, of_weight, of_bias, *_ = ctx.needs_input_grad
-        ctx.output_mask = GRAD_FEATURES * of_features + GRAD_WEIGHT * of_weight + GRAD_BIAS * of_bias
-        ctx.operators, ctx.options, ctx.dtype = operators, options, features.dtype
+        output_mask = GRAD_FEATURES * of_features + GRAD_WEIGHT * of_weight + GRAD_BIAS * of_bias
+        ctx.call = operators, options, output_mask, features.dtype
         if options.reduction == REDUCTIONS["none"]:
             # The backward evaluates the rows again, with the upstream gradient as their weights.
             loss, components, *_ = _fused(operators, tensors, options, None, 0)
             ctx.save_for_backward(*tensors)
         else:
-            loss, components, *gradients = _fused(operators, tensors, options, None, ctx.output_mask)
+            loss, components, *gradients = _fused(operators, tensors, options, None, output_mask)
             ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(components)
+        if not torch.compiler.is_compiling():  # which refuses it
+            # Else zeros are made for the components in every backward, by a launch on a GPU.
+            ctx.set_materialize_grads(False)
         return loss, components
 
     @staticmethod
     @_first_order
-    def backward(ctx: Any, grad_loss: Tensor, _: Tensor):
-        if ctx.options.reduction == REDUCTIONS["none"]:
-            options = ctx.options._replace(reduction=REDUCTIONS["sum"])
+    def backward(ctx: Any, grad_loss: Tensor | None, _: Tensor | None):
+        if grad_loss is None:
+            return (None,) * 10
+        operators, options, output_mask, dtype = ctx.call
+        if options.reduction == REDUCTIONS["none"]:
+            options = options._replace(reduction=REDUCTIONS["sum"])
             row_weight = grad_loss.contiguous()
-            _, _, *gradients = _fused(ctx.operators, ctx.saved_tensors, options, row_weight, ctx.output_mask)
+            _, _, *gradients = _fused(operators, ctx.saved_tensors, options, row_weight, output_mask)
         else:
-            gradients = _scaled(ctx.operators, ctx.saved_tensors, grad_loss)
-        bits = (GRAD_FEATURES, GRAD_WEIGHT, GRAD_BIAS)
-        wanted = (g.to(ctx.dtype) if ctx.output_mask & bit else None for g, bit in zip(gradients, bits, strict=True))
-        return None, *wanted, *(None,) * 6
+            gradients = _scaled(operators, ctx.saved_tensors, grad_loss)
+        if dtype == torch.float16:
+            gradients = [gradient.to(dtype) for gradient in gradients]
+        needed = ctx.needs_input_grad[1:4]
+        return None, *[g if need else None for g, need in zip(gradients, needed, strict=True)], *(None,) * 6
+
+
+def fused_indeed_loss(
+    operators: Any,
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    positive_bits: Tensor,
+    valid_bits: Tensor | None,
+    pairs: Tensor,
+    lam: Tensor | None,
+    pos_weight: Tensor | None,
+    options: LossOptions,
+) -> tuple[Tensor, Tensor]:
+    """(loss, components) by the operator, differentiable.
+
+    Eager calls take :class:`FusedINDeeDLoss` as ``csrc/autograd`` has it, where that library is there. Tensors of a
+    class of their own, and modes, see the operator called from Python.
+    """
+    tensors = (features, weight, bias, positive_bits, valid_bits, pairs, lam, pos_weight)
+    if not torch.compiler.is_compiling() and not has_torch_function(tensors):
+        node = _node(operators.name)
+        if node is not None:
+            o = options
+            return node.apply(
+                features, weight, bias, positive_bits, valid_bits, pairs, o.lam_identical, o.lam_disparate, lam,
+                pos_weight, o.norm, o.eps, o.reduction, o.term_mask,
+            )  # fmt: skip
+    return FusedINDeeDLoss.apply(operators, *tensors, options)
+
+
+@functools.cache
+def _node(namespace: str) -> Any | None:
+    """:class:`FusedINDeeDLoss` in C++ for the operators of a namespace."""
+    return None if _extension.AUTOGRAD is None else _extension.AUTOGRAD.FusedINDeeDLoss(namespace)
 
 
 def _fused(

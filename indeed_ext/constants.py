@@ -19,6 +19,7 @@ GRAD_FEATURES, GRAD_WEIGHT, GRAD_BIAS = 1, 2, 4
 
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+LABEL_DTYPES = (*FLOAT_DTYPES, torch.bool, *INTEGER_DTYPES)
 
 #: Classes in a word of label bits.
 WORD_BITS = 32

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import reference_backend
-from .autograd import FusedINDeeDLoss, IdenticalDisparate, LossOptions, SixWayBCE
+from . import autograd, reference_backend
+from .autograd import IdenticalDisparate, LossOptions, SixWayBCE
 from .backends import select
 from .constants import DISPARATE_TERM, IDENTICAL_TERM, NORMS, REDUCTIONS, STRATEGIES
 from .operators import row_count
@@ -246,7 +246,7 @@ def fused_indeed_loss(
     positive_bits, valid_bits = _label_bits(operators, labels, num_classes)
     if pairs is None:
         pairs = operators.mine_pairs.default(positive_bits, draw_seed(seed, generator, device), strategy_code)
-    result = FusedINDeeDLoss.apply(
+    result = autograd.fused_indeed_loss(
         operators, features, weight, bias, positive_bits, valid_bits, pairs, lam_tensor, pos_weight, options
     )
     return result if return_components else result[0]
@@ -287,15 +287,18 @@ def _loss_weights(
     lams: tuple[float | Tensor, float | Tensor], device: torch.device
 ) -> tuple[tuple[float, float], Tensor | None, int]:
     """(numbers, float64 ``[2]`` in their place or None, mask of the terms): only the number 0 leaves a term out."""
-    terms = zip(lams, (IDENTICAL_TERM, DISPARATE_TERM), strict=True)
-    term_mask = sum(bit for lam, bit in terms if isinstance(lam, Tensor) or lam != 0)
-    if not torch.compiler.is_compiling():  # what the host knows goes to the kernel by value, not by a copy
-        lams = _number(lams[0]), _number(lams[1])
     identical, disparate = lams
+    term_mask = IDENTICAL_TERM * _takes_part(identical) + DISPARATE_TERM * _takes_part(disparate)
+    if not torch.compiler.is_compiling():  # what the host knows goes to the kernel by value, not by a copy
+        identical, disparate = _number(identical), _number(disparate)
     if not (isinstance(identical, Tensor) or isinstance(disparate, Tensor)):
         return (float(identical), float(disparate)), None, term_mask
-    tensor = torch.stack([torch.as_tensor(lam, dtype=torch.float64, device=device) for lam in lams])
-    return (0.0, 0.0), tensor, term_mask
+    both = (torch.as_tensor(lam, dtype=torch.float64, device=device) for lam in (identical, disparate))
+    return (0.0, 0.0), torch.stack([*both]), term_mask
+
+
+def _takes_part(lam: float | Tensor) -> bool:
+    return isinstance(lam, Tensor) or lam != 0
 
 
 def _number(lam: float | Tensor) -> float | Tensor:

@@ -48,6 +48,7 @@ def _build_lines() -> dict[str, str]:
         "built with": f"torch {info['torch']}, Python {info['python']}, {info['compiler']}, on {info['platform']}",
         "runs with": f"torch {info['torch_target']} and newer",
         "CUDA": cuda,
+        "autograd": f"in Python: {reason}" if (reason := _extension.AUTOGRAD_ERROR) else "in C++",
     }
 
 

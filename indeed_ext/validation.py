@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .constants import FLOAT_DTYPES, INTEGER_DTYPES, MAX_BALANCED_BATCH, STRATEGIES, WORD_BITS, cdiv
+from .constants import FLOAT_DTYPES, INTEGER_DTYPES, LABEL_DTYPES, MAX_BALANCED_BATCH, STRATEGIES, WORD_BITS, cdiv
 
 Labels = Tensor | tuple[Tensor, Tensor]
 Lam = float | Tensor | tuple[float | Tensor, float | Tensor]
@@ -160,7 +160,7 @@ def check_labels(labels: Labels, num_classes: int | None = None, batch: int | No
         rows = labels[0].shape[0]
     else:
         check_tensor("labels", labels, 2)
-        if labels.dtype not in (torch.bool, *INTEGER_DTYPES, *FLOAT_DTYPES):
+        if labels.dtype not in LABEL_DTYPES:
             raise TypeError(f"labels: expected bool, integer or float labels, got {labels.dtype}")
         if num_classes is not None and labels.shape[1] != num_classes and not is_packed(labels, num_classes):
             raise ValueError(_width_message(labels, num_classes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 
 import kit
@@ -12,6 +13,7 @@ import torch
 from kit import Backend, Case
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.utils import counters
 
 from indeed_ext import INDeeDHead, fused_indeed_loss, identical_disparate, mine_pairs, pack_labels, six_way_bce
 
@@ -160,6 +162,33 @@ def test_head(backend: Backend, seed: int | None) -> None:
     assert not torch.equal(steps[0], steps[1])
     assert not torch.equal(steps[1], steps[2])
     assert counter.frame_count == graphs
+
+
+def _reduce_overhead(backend: Backend) -> Counter[str]:
+    """Inductor's counters after training steps under the mode that captures CUDA graphs."""
+    counters.clear()
+    inputs = Case(16, 6, 4, dtype=torch.float32).build().to(backend.device)
+    head = INDeeDHead(6, 4, backend=backend.name).to(backend.device)
+    step = torch.compile(head, mode="reduce-overhead", fullgraph=True)
+    for _ in range(3):
+        torch.compiler.cudagraph_mark_step_begin()
+        head.zero_grad()
+        step(inputs.leaves["features"], inputs.labels).backward()
+    return counters["inductor"]
+
+
+def test_no_graph_breaks(backend: Backend) -> None:
+    """A step with mining, loss and gradients is one graph."""
+    _reduce_overhead(backend)
+    assert not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+def test_cuda_graphs_are_not_skipped(backend: Backend) -> None:
+    """Nothing in a step waits for the host or works on it."""
+    if backend.device != "cuda":
+        pytest.skip("CUDA graphs are captured on a GPU only")
+    assert _reduce_overhead(backend)["cudagraph_skips"] == 0
 
 
 def test_values_are_still_checked(backend: Backend) -> None:

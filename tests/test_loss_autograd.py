@@ -1,4 +1,7 @@
-"""The autograd Function of the loss: what requires a gradient, upstream gradients, and graphs used more than once."""
+"""The autograd Function of the loss: what requires a gradient, upstream gradients, and graphs used more than once.
+
+All of it holds for the node in Python and for the one in C++ that eager calls take where it is there.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,22 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from kit import Backend, Case
 from torch import Tensor
+from torch._dynamo import compiled_autograd
 
-from indeed_ext import fused_indeed_loss, identical_disparate, reference, six_way_bce
+from indeed_ext import _extension, autograd, fused_indeed_loss, identical_disparate, reference, six_way_bce
 
 _LEAVES = ("features", "weight", "bias")
 _SUBSETS = [subset for size in (1, 2, 3) for subset in itertools.combinations(_LEAVES, size)]
+
+
+@pytest.fixture(params=["C++", "Python"], autouse=True)
+def node(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The language of the node."""
+    if request.param == "Python":
+        monkeypatch.setattr(autograd, "_node", lambda namespace: None)
+    elif _extension.AUTOGRAD is None:
+        pytest.skip(f"no node in C++: {_extension.AUTOGRAD_ERROR}")
+    return request.param
 
 
 @pytest.mark.parametrize("wanted", _SUBSETS, ids=" and ".join)
@@ -185,3 +199,92 @@ def test_gradients_are_never_silently_constant(backend: Backend, reduction: str)
     (gradient,) = torch.autograd.grad(loss, leaves["features"], create_graph=True)
     with pytest.raises(RuntimeError, match="backend='reference'"):
         (loss + gradient.square().sum()).backward()
+
+
+class _Unused(torch.autograd.Function):
+    """Gives its input no gradient, as a branch does that is cut off in the backward."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor) -> Tensor:
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> None:
+        return None
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("reduction", kit.REDUCTIONS)
+def test_no_upstream_gradient_gives_none(backend: Backend, reduction: str) -> None:
+    """As torch's own operators do."""
+    inputs = Case(5, 6, 4, reduction=reduction).build().to(backend.device)
+    leaves = {name: leaf.requires_grad_() for name, leaf in inputs.leaves.items()}
+    loss = fused_indeed_loss(labels=inputs.labels, backend=backend.name, **leaves, **inputs.options)
+    found = torch.autograd.grad(_Unused.apply(loss).sum(), [*leaves.values()], allow_unused=True)
+    assert found == (None, None, None)
+
+
+class _Labelled(Tensor):
+    """A tensor of a class of its own, which stays one."""
+
+
+class _Operators(torch.overrides.TorchFunctionMode):
+    """Notes the operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.compiled
+def test_the_node_of_eager_calls(backend: Backend, node: str) -> None:
+    """Where something watches what functions of torch are called with, it is the one that calls them from Python."""
+    inputs = Case(5, 6, 4).build().to(backend.device)
+    leaves = {name: leaf.requires_grad_() for name, leaf in inputs.leaves.items()}
+    loss = functools.partial(fused_indeed_loss, labels=inputs.labels, backend=backend.name, **inputs.options)
+    assert ("CppNode" in loss(**leaves).grad_fn.name()) == (node == "C++")
+    with _Operators() as mode:
+        loss(**leaves)
+    assert any("fused_indeed_loss" in name for name in mode.names)
+    own = leaves["features"].detach().as_subclass(_Labelled).requires_grad_()
+    assert isinstance(loss(**leaves | {"features": own}), _Labelled)
+
+
+def _kept(packed: list[Tensor], tensor: Tensor) -> Tensor:
+    packed.append(tensor)
+    return tensor
+
+
+@pytest.mark.compiled
+def test_saved_tensors_hooks(backend: Backend) -> None:
+    """Checkpointing and offloading see what a node keeps: the gradients, or, per row, what they are made from."""
+    for reduction, count in (("mean", 3), ("none", 6)):
+        inputs = Case(5, 6, 4, reduction=reduction).build().to(backend.device)
+        leaves = {name: leaf.requires_grad_() for name, leaf in inputs.leaves.items()}
+        packed: list[Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(functools.partial(_kept, packed), torch.clone):
+            loss = fused_indeed_loss(labels=inputs.labels, backend=backend.name, **leaves, **inputs.options)
+        assert len(packed) == count
+        loss.sum().backward()
+        assert all(leaf.grad is not None for leaf in leaves.values())
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_compiled_autograd(backend: Backend, reduction: str) -> None:
+    """A backward that torch.compile traces calls what the eager one calls."""
+    inputs = Case(5, 6, 4, reduction=reduction).build().to(backend.device)
+    leaves = {name: leaf.requires_grad_() for name, leaf in inputs.leaves.items()}
+
+    def loss() -> Tensor:
+        return fused_indeed_loss(labels=inputs.labels, backend=backend.name, **leaves, **inputs.options)
+
+    expected = torch.autograd.grad(loss(), [*leaves.values()], inputs.upstream)
+    with compiled_autograd._enable(functools.partial(torch.compile, backend="eager")):
+        loss().backward(inputs.upstream)
+    for leaf, gradient in zip(leaves.values(), expected, strict=True):
+        torch.testing.assert_close(leaf.grad, gradient)

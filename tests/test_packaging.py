@@ -126,24 +126,41 @@ def test_without_a_compiler_nothing_is_asked_for(
 
 def test_build_without_a_compiler_succeeds_and_says_why(tmp_path: Path) -> None:
     pytest.importorskip("setuptools")
-    stale = tmp_path / "lib" / "indeed_ext" / Path(_extension_file_name())
-    stale.parent.mkdir(parents=True)
-    stale.write_bytes(b"of an earlier build")
+    folder = tmp_path / "lib" / "indeed_ext"
+    folder.mkdir(parents=True)
+    stale = [folder / _library_file_name(name) for name in ("_C", "_autograd")]
+    for library in stale:
+        library.write_bytes(b"of an earlier build")
     command = [sys.executable, "setup.py", "build_ext", f"--build-lib={tmp_path}/lib", f"--build-temp={tmp_path}/temp"]
     env = {key: value for key, value in os.environ.items() if key not in ("CXX", "INDEED_WITHOUT_EXTENSION")}
     result = subprocess.run(
         command, cwd=ROOT, env=env | {"PATH": str(tmp_path)}, capture_output=True, text=True, check=True
     )
     assert "without its compiled extension: no C++ compiler" in result.stderr
-    built = json.loads((stale.parent / "_build_info.json").read_text())
+    built = json.loads((folder / "_build_info.json").read_text())
     assert "no C++ compiler" in built["missing"]
-    assert not stale.exists()
+    assert not any(library.exists() for library in stale)
 
 
-def _extension_file_name() -> str:
+def _library_file_name(name: str) -> str:
     import sysconfig
 
-    return "_C" + str(sysconfig.get_config_var("EXT_SUFFIX"))
+    return name + str(sysconfig.get_config_var("EXT_SUFFIX"))
+
+
+def test_autograd_in_cpp_fits_one_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it needs of torch is not stable: beside another one the node in Python serves."""
+    if _extension.EXTENSION_ERROR:
+        assert _extension.AUTOGRAD is None
+        pytest.skip(_extension.EXTENSION_ERROR)
+    assert (_extension.AUTOGRAD is None) == (_extension.BUILD_INFO["torch"] != torch.__version__)
+    assert re.search(r"autograd +in (C\+\+|Python: it was built)", info.render())
+    monkeypatch.setattr(torch, "__version__", "2.99.0")
+    reason, module = _extension._load_autograd()
+    assert module is None
+    assert reason == f"it was built for torch {_extension.BUILD_INFO['torch']}, and this is 2.99.0"
+    monkeypatch.setattr(_extension, "AUTOGRAD_ERROR", reason)
+    assert f"in Python: {reason}" in info.render()
 
 
 # ------------------------------------------------------------------------------- CUDA toolkit
@@ -316,10 +333,12 @@ def test_sources_of_one_stem_and_odd_paths(
     found = backend_modules.environment.Torch(tmp_path / "site packages" / "torch", "2.14.1", "13.0")
     toolkit = backend_modules.cuda.Toolkit(tmp_path / "cuda", (13, 0), ("9.0",))
     build = backend_modules.cuda.CudaBuild(toolkit, "g++-15", ["9.0"], tmp_path / "cublas")
-    sources = ["csrc/cuda/loss.cpp", "csrc/cuda/loss.cu", "csrc/module.cpp"]
+    sources = ["csrc/autograd/module.cpp", "csrc/cuda/loss.cpp", "csrc/cuda/loss.cu", "csrc/module.cpp"]
     text = backend_modules.extension.ninja_text(["c++"], found, build, sources, tmp_path / "a b:c", tmp_path / "_C.so")
     objects = re.findall(r"^build (\S.*?): (?:cxx|nvcc) ", text, re.MULTILINE)
-    assert len(set(objects)) == 3
+    assert len(set(objects)) == 4
+    linked = dict(re.findall(r"^build (\S.*?): link (.*)$", text, re.MULTILINE))
+    assert [paths.count(".o") for paths in linked.values()] == [3, 1]
     assert all("a$ b$:c" in path for path in objects)
     assert f"'{found.root}/include'" in text
     (nvcc,) = re.findall(r"^ +command = \S+/bin/nvcc .*", text, re.MULTILINE)
@@ -355,11 +374,11 @@ def run_python(code: str, env: dict[str, str] | None = None) -> subprocess.Compl
 
 
 def corrupt(package: Path, build: dict[str, Any]) -> None:
-    (package / _extension_file_name()).write_bytes(b"not a library")
+    (package / _library_file_name("_C")).write_bytes(b"not a library")
 
 
 def truncate(package: Path, build: dict[str, Any]) -> None:
-    library = package / _extension_file_name()
+    library = package / _library_file_name("_C")
     if not library.exists():
         pytest.skip("no library to truncate")
     os.truncate(library, library.stat().st_size // 2)
@@ -370,7 +389,7 @@ def for_newer_torch(package: Path, build: dict[str, Any]) -> None:
 
 
 def for_other_python(package: Path, build: dict[str, Any]) -> None:
-    (package / _extension_file_name()).unlink(missing_ok=True)
+    (package / _library_file_name("_C")).unlink(missing_ok=True)
     build["python"] = "3.99.0"
 
 

@@ -105,7 +105,7 @@ import sys
 sys.path.insert(0, "..")
 import torch
 from benchmarks.cases import Case, Shape, make_inputs
-from benchmarks.triton_host import stubbed
+from benchmarks.host_time import idle_triton
 from indeed_ext import fused_indeed_loss
 from triton.runtime.jit import JITFunction
 
@@ -114,15 +114,15 @@ def forward(batch):
     options = {"bias": inputs.bias, "seed": torch.tensor(3), "backend": "triton"}
     return fused_indeed_loss(inputs.features, inputs.weight, inputs.labels, **options), inputs.leaves
 
-with stubbed() as driver:
+with idle_triton() as launches:
     forward(32)
     run, by_triton = JITFunction.run, []
     JITFunction.run = lambda kernel, *rest, **named: (by_triton.append(kernel), run(kernel, *rest, **named))[1]
     forward(32)
     torch.autograd.grad(*forward(32))
-    print(driver.launches, len(by_triton))
+    print(launches(), len(by_triton))
     forward(33)
-    print(driver.launches, len(by_triton))
+    print(launches(), len(by_triton))
 
 from indeed_ext.triton_kernels import config, launch, partial_sums
 

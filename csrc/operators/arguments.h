@@ -5,6 +5,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
+#include <array>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
@@ -85,8 +87,15 @@ inline ScalarType computation_type(ScalarType accumulation, int64_t width) {
 // float16 in range is part of the upstream gradient, which comes later.
 inline ScalarType saved_grad_type(ScalarType type) { return type == ScalarType::Half ? ScalarType::Float : type; }
 
+// Of at most two dimensions. By the C function, as new_empty goes through the dispatcher by the operator's name.
 inline Tensor empty_like_type(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
-  return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(sizes.begin(), sizes.size()), dtype);
+  const std::array<int64_t, 2> strides{sizes.size() == 2 ? std::max<int64_t>(sizes.begin()[1], 1) : 1, 1};
+  const torch::stable::Device device = like.device();
+  const auto code = [](auto value) { return torch::stable::detail::to<int32_t>(torch::stable::detail::from(value)); };
+  AtenTensorHandle made = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.begin(), strides.data(),
+                                                  code(dtype), code(device.type()), device.index(), &made));
+  return Tensor(made);
 }
 
 template <typename T>

@@ -5,6 +5,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include "runtime.h"
+
 namespace {
 
 using torch::headeronly::ScalarType;
@@ -28,6 +30,7 @@ struct Operand {
 cublasStatus_t multiply(const Operand& c, const Operand& a, const Operand& b, int m, int n, int k, double beta,
                         double alpha, ScalarType sums) {
   if (m < 0 || n < 0 || k < 0 || !a.fits(m, k) || !b.fits(k, n) || !c.fits(m, n)) return CUBLAS_STATUS_INVALID_VALUE;
+  if (cuda_emulation::idle) return CUBLAS_STATUS_SUCCESS;
   Tensor target = c.view(m, n);
   Tensor out = torch::stable::to(target, sums);
   if (beta == 0) torch::stable::zero_(out);

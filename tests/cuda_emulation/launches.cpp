@@ -1,4 +1,4 @@
-// The launches, for tests, through ctypes.
+// The launches, for tests and measurements, through ctypes.
 #include <cstring>
 #include <string>
 
@@ -14,6 +14,8 @@ std::string record;
 
 }  // namespace
 
+bool idle = false;
+
 void record_launch(const char* name, dim3 grid, dim3 block) {
   record += std::string(name) + '\t' + std::to_string(grid.x) + ' ' + std::to_string(grid.y) + ' ' +
             std::to_string(block.x) + '\n';
@@ -28,3 +30,5 @@ EXPORTED void cuda_emulation_take_record(char* text, size_t size) {
   std::strncpy(text, cuda_emulation::record.c_str(), size);
   cuda_emulation::record.clear();
 }
+
+EXPORTED void cuda_emulation_set_idle(bool idle) { cuda_emulation::idle = idle; }

@@ -336,6 +336,7 @@ std::string describe_address(uintptr_t address) {
 // ----------------------------------------------------------------------- launching
 
 void run(const char* name, dim3 grid, dim3 block_size, size_t shared_bytes, const std::function<void()>& thread) {
+  if (idle) return;
   const std::lock_guard<std::mutex> lock(device);
   const auto fail = [&](const std::string& message) { throw std::runtime_error(std::string(name) + ": " + message); };
   const uint64_t size = uint64_t{block_size.x} * block_size.y * block_size.z;

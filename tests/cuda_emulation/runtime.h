@@ -48,6 +48,9 @@ std::string describe_address(uintptr_t address);
 // Ends the launch from inside a thread.
 [[noreturn]] void stop(const std::string& message);
 
+// Whether launches and matrix products do nothing: what is measured then is the host that asks for them.
+extern bool idle;
+
 // Called under the lock of the device, of which there is one.
 void record_launch(const char* name, dim3 grid, dim3 block);
 
