@@ -54,7 +54,7 @@ class Device {
   static constexpr int64_t kMinClasses = 128;
 
   // The bias gradient is summed per chunk of samples, then over groups, so that its bits do not depend on threads.
-  static int64_t bias_groups(int64_t batch) { return (batch + kGroupSamples - 1) / kGroupSamples; }
+  static int64_t bias_groups(int64_t batch) { return sample_groups(batch); }
 
   // The type map_backward and finish write gradients in, given those of sums and of the result.
   static ScalarType gradient_type(ScalarType accumulated, ScalarType) { return accumulated; }

@@ -11,6 +11,9 @@ namespace indeed::cpu {
 // Bits that say which elements of a row are not zero come in words.
 constexpr int64_t kMaskBits = 64;
 
+// Columns of the weight that are packed at a time, the unit of parallel work on it.
+constexpr int64_t kPackDepth = 256;
+
 inline int64_t mask_words(int64_t count) { return (count + kMaskBits - 1) / kMaskBits; }
 
 // A chunk of classes of the loss. Matrices over the stack [f; I] have B + R rows, the identical ones last.
@@ -42,7 +45,8 @@ struct FusedKernels {
   int64_t sample_scratch_elements;
   int64_t (*tile_scratch_elements)(int64_t tile);
 
-  // Panels [begin, end) of the transposed weight, weight_panel_columns classes each.
+  // The transposed weight in panels of weight_panel_columns classes each: pieces [begin, end) of kPackDepth columns, those
+  // of a panel behind one another.
   void (*pack_weight)(const FusedChunk<T>& chunk, int64_t begin, int64_t end);
   // Logits of samples [begin, end) and of the identical features of their own rows.
   void (*logits)(const FusedChunk<T>& chunk, const RowView& rows, int64_t begin, int64_t end, T* scratch);

@@ -28,15 +28,16 @@ bool all_finite(const T* data, int64_t rows, int64_t columns, int64_t stride) {
 // panel[k][c] = weight[first + c][k], zero beyond the last class.
 template <typename T>
 void pack_weight(const FusedChunk<T>& b, int64_t begin, int64_t end) {
-  const int64_t columns = weight_panel_columns<T>(b.skips_zeros);
-  for (int64_t p = begin; p < end; ++p) {
-    const int64_t first = p * columns, used = std::min(columns, b.bce.classes - first);
+  const int64_t columns = weight_panel_columns<T>(b.skips_zeros), pieces = (b.width + kPackDepth - 1) / kPackDepth;
+  for (int64_t piece = begin; piece < end; ++piece) {
+    const int64_t first = piece / pieces * columns, used = std::min(columns, b.bce.classes - first);
+    const int64_t k = piece % pieces * kPackDepth, depth = std::min(kPackDepth, b.width - k);
     const int64_t pitch = b.skips_zeros ? whole_vectors<T>(used) * VectorOf<T>::kLanes : columns;
-    const T* weight = b.weight + first * b.width;
-    T* panel = b.weight_panels + first * b.width;
-    if (used < pitch) std::fill(panel, panel + pitch * b.width, T(0));
-    transpose(weight, b.width, used, b.width, panel, pitch);
-    if (b.skips_zeros && !all_finite(weight, used, b.width, b.width)) b.weight_is_finite->store(false);
+    const T* weight = b.weight + first * b.width + k;
+    T* panel = b.weight_panels + first * b.width + k * pitch;
+    if (used < pitch) std::fill(panel, panel + pitch * depth, T(0));
+    transpose(weight, b.width, used, depth, panel, pitch);
+    if (b.skips_zeros && !all_finite(weight, used, depth, b.width)) b.weight_is_finite->store(false);
   }
 }
 

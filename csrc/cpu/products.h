@@ -18,8 +18,14 @@
 
 namespace indeed::cpu {
 
-// Samples that share one partial sum of the bias gradient, the unit of parallel work on samples.
-constexpr int64_t kGroupSamples = 16;
+// Samples that share one partial sum of the bias gradient, the unit of parallel work on samples: enough groups for many
+// threads at a usual batch. A matter of the batch alone, so that results do not depend on threads.
+inline int64_t group_samples(int64_t batch) { return std::clamp<int64_t>(batch / 64, 1, 16); }
+
+inline int64_t sample_groups(int64_t batch) {
+  const int64_t samples = group_samples(batch);
+  return (batch + samples - 1) / samples;
+}
 
 template <typename T>
 class Products {
@@ -30,7 +36,7 @@ class Products {
       : request_(request),
         rows_(rows),
         sizes_(sizes),
-        groups_((sizes.batch + kGroupSamples - 1) / kGroupSamples),
+        groups_(sample_groups(sizes.batch)),
         slots_(parallel_slots(4 * sizes.stacked * sizes.width * sizes.chunk / kMultiplications)),
         column_tile_(column_tile_width()),
         column_tiles_((sizes.width + column_tile_ - 1) / column_tile_),
@@ -88,17 +94,19 @@ class Products {
     const int64_t packing_slots = std::min(slots_, parallel_slots(count * sizes_.width / kPackedElements));
     weight_is_finite_ = true;
     const int64_t columns = kernels().weight_panel_columns(skips_zeros_);
-    parallel(packing_slots, (count + columns - 1) / columns, [&](int64_t, int64_t begin, int64_t end) {
+    const int64_t pieces = (count + columns - 1) / columns * ((sizes_.width + kPackDepth - 1) / kPackDepth);
+    parallel(packing_slots, pieces, [&](int64_t, int64_t begin, int64_t end) {
       kernels().pack_weight(block_, begin, end);
     });
     parallel(slots_, groups_, [&](int64_t slot, int64_t begin, int64_t end) {
-      kernels().logits(block_, rows_, begin * kGroupSamples, std::min(sizes_.batch, end * kGroupSamples), scratch(slot));
+      const int64_t samples = group_samples(sizes_.batch);
+      kernels().logits(block_, rows_, begin * samples, std::min(sizes_.batch, end * samples), scratch(slot));
       for (int64_t chunk = begin; chunk < end; ++chunk) {
         T* partial = bias_partials != nullptr ? bias_partials + chunk * count : nullptr;
         if (partial != nullptr) std::fill(partial, partial + count, T(0));
-        const int64_t last = std::min(sizes_.batch, (chunk + 1) * kGroupSamples);
-        row_kernels<T>().bce_epilogue(block_.bce, rows_, chunk * kGroupSamples, last, partial);
-        if (nonfinite_row_flags() > 0) kernels().mark_nonfinite_rows(block_, rows_, chunk * kGroupSamples, last);
+        const int64_t first = chunk * samples, last = std::min(sizes_.batch, first + samples);
+        row_kernels<T>().bce_epilogue(block_.bce, rows_, first, last, partial);
+        if (nonfinite_row_flags() > 0) kernels().mark_nonfinite_rows(block_, rows_, first, last);
       }
     });
   }
