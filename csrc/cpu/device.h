@@ -56,9 +56,6 @@ class Device {
   // The bias gradient is summed per chunk of samples, then over groups, so that its bits do not depend on threads.
   static int64_t bias_groups(int64_t batch) { return sample_groups(batch); }
 
-  // The type map_backward and finish write gradients in, given those of sums and of the result.
-  static ScalarType gradient_type(ScalarType accumulated, ScalarType) { return accumulated; }
-
   explicit Device(const Tensor&) {}
 
   // Refuses a tensor of another device; the dispatcher sends such calls elsewhere already.

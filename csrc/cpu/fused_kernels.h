@@ -2,6 +2,10 @@
 // features nor the gradients by them are ever a matrix in memory. One table exists per instruction set.
 #pragma once
 
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
 #include <atomic>
 
 #include "cpu/row_kernels.h"
@@ -16,6 +20,10 @@ constexpr int64_t kPackDepth = 256;
 
 inline int64_t mask_words(int64_t count) { return (count + kMaskBits - 1) / kMaskBits; }
 
+using torch::headeronly::BFloat16;
+using torch::headeronly::Half;
+using torch::headeronly::ScalarType;
+
 // A chunk of classes of the loss. Matrices over the stack [f; I] have B + R rows, the identical ones last.
 template <typename T>
 struct FusedChunk {
@@ -24,6 +32,10 @@ struct FusedChunk {
   int64_t stacked;    // B + R, or B where both terms are left out
   const T* weight;    // [classes, n], the rows of this chunk
   T* weight_panels;   // panel_elements(classes, n), written by pack_weight
+  // Where the weight is stored in a half type, it is read from here, and `weight` is this buffer, written by pack_weight.
+  const void* stored_weight;
+  ScalarType stored_type;
+  T* converted_weight;
   bool skips_zeros;   // products skip zeros of the stack, of which there are many
   uint64_t* nonzero;  // [stacked, mask_words(n)]: where the stack is not zero, written with the first chunk, or null
   std::atomic<bool>* weight_is_finite;  // written by pack_weight where zeros are skipped
@@ -35,6 +47,10 @@ struct FusedChunk {
   bool first, last;              // of the chunks
   T* grad_weight;                // [classes, n] or null
   T* grad_features;              // [B, n] or null; written with the last chunk
+  BFloat16* rounded_grad_weight;    // these two instead, where results are bfloat16; grad_weight is then a buffer
+  BFloat16* rounded_grad_features;
+
+  bool wants_grad_features() const { return grad_features != nullptr || rounded_grad_features != nullptr; }
 };
 
 template <typename T>
@@ -45,6 +61,8 @@ struct FusedKernels {
   int64_t sample_scratch_elements;
   int64_t (*tile_scratch_elements)(int64_t tile);
 
+  // `count` elements from `offset` on of what is stored in a type of this width or less.
+  void (*read)(const void* stored, ScalarType type, int64_t offset, int64_t count, T* out);
   // The transposed weight in panels of weight_panel_columns classes each: pieces [begin, end) of kPackDepth columns, those
   // of a panel behind one another.
   void (*pack_weight)(const FusedChunk<T>& chunk, int64_t begin, int64_t end);

@@ -99,7 +99,8 @@ void form_stack(const FusedChunk<T>& b, const RowView& rows, int64_t first, int6
   for (int64_t r = 0; r < count; ++r, out += pitch) {
     const int64_t row = first + r - b.batch;
     if (row < 0) {
-      copy_elements(b.features + (first + r) * b.width + begin, end - begin, out);
+      const T* source = b.features + (first + r) * b.width;
+      std::copy(source + begin, source + end, out);
     } else {
       form_identical(b.features + rows.source[row] * b.width + begin, b.features + rows.partner[row] * b.width + begin,
                      end - begin, b.statistics[row], out);
@@ -170,8 +171,12 @@ void grad_products(const FusedChunk<T>& b, const RowView& rows, int64_t begin, i
                  b.grad_weight + begin, b.width, row > 0}
           .run();
     }
+    for (int64_t c = 0; c < classes && b.rounded_grad_weight != nullptr; ++c) {
+      const int64_t at = c * b.width + begin;
+      convert(b.grad_weight + at, end - begin, b.rounded_grad_weight + at);
+    }
   }
-  if (b.grad_features == nullptr) return;
+  if (!b.wants_grad_features()) return;
   for (int64_t c = 0; c < classes; c += kTileDepth) {
     const int64_t depth = std::min(kTileDepth, classes - c);
     pack_weight_rows(b, c, depth, begin, end, scratch);
@@ -196,7 +201,13 @@ void grad_products(const FusedChunk<T>& b, const RowView& rows, int64_t begin, i
     map_backward(task, rows, b.batch, stack_gradient, tile);
   }
   for (int64_t i = 0; i < b.batch; ++i) {
-    copy_elements(stack_gradient + i * tile, end - begin, b.grad_features + i * b.width + begin);
+    const T* row = stack_gradient + i * tile;
+    const int64_t at = i * b.width + begin;
+    if (b.rounded_grad_features != nullptr) {
+      convert(row, end - begin, b.rounded_grad_features + at);
+    } else {
+      std::copy(row, row + (end - begin), b.grad_features + at);
+    }
   }
 }
 
@@ -209,6 +220,6 @@ int64_t tile_scratch_elements(int64_t tile) {
 
 template <typename T>
 constexpr FusedKernels<T> kFusedKernels{kPanelColumns<T>,          kMostTileColumns<T>, weight_panel_columns<T>,
-                                        kGroupRows * kRowPitch,    tile_scratch_elements<T>,
+                                        kGroupRows * kRowPitch,    tile_scratch_elements<T>, read_stored<T>,
                                         pack_weight<T>,            logits<T>,
                                         mark_nonfinite_rows<T>,    grad_products<T>};

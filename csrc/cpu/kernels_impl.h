@@ -2,6 +2,7 @@
 // target, so everything here has internal linkage.
 
 #include "cpu/map_backward_impl.h"
+#include "cpu/stored_types_impl.h"
 #include "cpu/row_kernels_impl.h"
 #include "cpu/tile_product_impl.h"
 #include "cpu/transpose_impl.h"

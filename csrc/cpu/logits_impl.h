@@ -33,6 +33,10 @@ void pack_weight(const FusedChunk<T>& b, int64_t begin, int64_t end) {
     const int64_t first = piece / pieces * columns, used = std::min(columns, b.bce.classes - first);
     const int64_t k = piece % pieces * kPackDepth, depth = std::min(kPackDepth, b.width - k);
     const int64_t pitch = b.skips_zeros ? whole_vectors<T>(used) * VectorOf<T>::kLanes : columns;
+    for (int64_t c = first; c < first + used && b.stored_weight != nullptr; ++c) {
+      const int64_t at = c * b.width + k;
+      read_stored(b.stored_weight, b.stored_type, at, depth, b.converted_weight + at);
+    }
     const T* weight = b.weight + first * b.width + k;
     T* panel = b.weight_panels + first * b.width + k * pitch;
     if (used < pitch) std::fill(panel, panel + pitch * depth, T(0));
@@ -130,7 +134,8 @@ void group_logits(const FusedChunk<T>& b, const RowView& rows, const RowGroup& g
   do {
     const int64_t depth = std::min(kTileDepth, width - k);
     for (int64_t i = 0; i < group.samples && !b.skips_zeros; ++i) {
-      copy_elements(b.features + (group.first_sample + i) * width + k, depth, scratch + i * kRowPitch);
+      const T* sample = b.features + (group.first_sample + i) * width + k;
+      std::copy(sample, sample + depth, scratch + i * kRowPitch);
     }
     for (int64_t i = 0; i < group.own_count; ++i) {
       form_identical(source(i) + k, partner(i) + k, depth, b.statistics[group.own[i]],

@@ -30,7 +30,8 @@ inline int64_t sample_groups(int64_t batch) {
 template <typename T>
 class Products {
  public:
-  static int64_t elements_per_class(int64_t stacked, int64_t width) { return stacked + width; }
+  // Logits, panels of the weight and, for half types, the weight and its gradient in the type of sums.
+  static int64_t elements_per_class(int64_t stacked, int64_t width) { return stacked + 3 * width; }
 
   Products(const LossRequest& request, const RowView& rows, const LossSizes& sizes, ScalarType dtype)
       : request_(request),
@@ -40,12 +41,14 @@ class Products {
         slots_(parallel_slots(4 * sizes.stacked * sizes.width * sizes.chunk / kMultiplications)),
         column_tile_(column_tile_width()),
         column_tiles_((sizes.width + column_tile_ - 1) / column_tile_),
-        dtype_(dtype),
-        features_(as_type(request.features, dtype)),
+        operand_type_(accumulation_type("features", request.features.scalar_type()) == dtype ? request.features.scalar_type() : dtype),
+        converts_(operand_type_ != dtype),
+        rounds_(operand_type_ == ScalarType::BFloat16),
+        features_(as_type(request.features, operand_type_)),
         skips_zeros_(sizes.classes > kFewClasses && has_many_zeros()) {}
 
-  // The type of features and weights in the products.
-  ScalarType operand_type() const { return dtype_; }
+  // The type that features and weights are read in.
+  ScalarType operand_type() const { return operand_type_; }
 
   // Elements between two rows of logits of so many classes. An odd number of cache lines, which spreads rows over the
   // sets of a cache.
@@ -57,14 +60,17 @@ class Products {
   bool maps_gradient() const { return true; }
 
   size_t scratch_bytes() const {
-    return Workspace::bytes_of<uint8_t>(nonfinite_row_flags()) + Workspace::bytes_of<uint64_t>(nonzero_words()) +
+    const int64_t chunk_elements = sizes_.chunk * sizes_.width;
+    return Workspace::bytes_of<T>(converts_ ? sizes_.batch * sizes_.width + chunk_elements + sizes_.classes : 0) +
+           Workspace::bytes_of<T>(rounds_weight() ? chunk_elements : 0) +
+           Workspace::bytes_of<uint8_t>(nonfinite_row_flags()) + Workspace::bytes_of<uint64_t>(nonzero_words()) +
            Workspace::bytes_of<T>(panel_elements()) +
            Workspace::bytes_of<T>(slots_ * scratch_elements()) + Workspace::bytes_of<T>(stack_gradient_elements());
   }
 
   void begin(Workspace& workspace, MapStatistics<T>* statistics, RowSums* sums, const Tensor& grad_features) {
     block_ = {};
-    block_.features = static_cast<const T*>(features_.const_data_ptr());
+    take_operands(workspace);
     block_.batch = sizes_.batch;
     block_.width = sizes_.width;
     block_.stacked = sizes_.stacked;
@@ -76,7 +82,14 @@ class Products {
     block_.minmax = request_.minmax;
     block_.eps = request_.eps;
     block_.statistics = statistics;
-    if (request_.wants(kGradFeatures)) block_.grad_features = static_cast<T*>(grad_features.mutable_data_ptr());
+    if (request_.wants(kGradFeatures)) {
+      void* out = grad_features.mutable_data_ptr();
+      if (rounds_) {
+        block_.rounded_grad_features = static_cast<BFloat16*>(out);
+      } else {
+        block_.grad_features = static_cast<T*>(out);
+      }
+    }
     scratch_ = workspace.take<T>(slots_ * scratch_elements());
     stack_gradient_ = workspace.take<T>(stack_gradient_elements());
     std::fill(sums, sums + rows_.count, RowSums{});
@@ -85,9 +98,7 @@ class Products {
   // Logits, cross-entropies and, unless null, bias_partials [bias_groups, classes].
   void logits_and_losses(const ClassChunk<T>& classes, T* bias_partials) {
     block_.bce = classes.bce;
-    block_.bce.bias = static_cast<const T*>(classes.bias);
-    block_.weight = static_cast<const T*>(classes.weight.const_data_ptr());
-    block_.grad_weight = classes.grad_weight.has_value() ? static_cast<T*>(classes.grad_weight->mutable_data_ptr()) : nullptr;
+    set_operands(classes);
     block_.first = classes.first;
     block_.last = classes.last;
     const int64_t count = classes.bce.classes;
@@ -140,14 +151,52 @@ class Products {
   bool has_many_zeros() const {
     if (features_.numel() == 0) return false;
     constexpr int64_t kRows = 16, kColumns = 64;
-    const T* features = static_cast<const T*>(features_.const_data_ptr());
+    T piece[kColumns];
     const int64_t rows = std::min(kRows, sizes_.batch), columns = std::min(kColumns, sizes_.width);
     int64_t zeros = 0;
     for (int64_t i = 0; i < rows; ++i) {
-      const T* piece = features + sizes_.batch * i / rows * sizes_.width + (sizes_.width - columns) * i / rows;
+      const int64_t at = sizes_.batch * i / rows * sizes_.width + (sizes_.width - columns) * i / rows;
+      kernels().read(features_.const_data_ptr(), operand_type_, at, columns, piece);
       for (int64_t k = 0; k < columns; ++k) zeros += piece[k] == T(0);
     }
     return static_cast<double>(zeros) >= kManyZeros * static_cast<double>(rows * columns);
+  }
+
+  bool rounds_weight() const { return rounds_ && request_.wants(kGradWeight); }
+
+  // Memory for operands in the type of sums, and the features in it.
+  void take_operands(Workspace& workspace) {
+    if (!converts_) {
+      block_.features = static_cast<const T*>(features_.const_data_ptr());
+      return;
+    }
+    T* features = workspace.take<T>(sizes_.batch * sizes_.width);
+    parallel_rows(sizes_.batch, sizes_.width, [&](int64_t begin, int64_t end) {
+      const int64_t first = begin * sizes_.width, count = (end - begin) * sizes_.width;
+      kernels().read(features_.const_data_ptr(), operand_type_, first, count, features + first);
+    });
+    block_.features = features;
+    block_.stored_type = operand_type_;
+    block_.converted_weight = workspace.take<T>(sizes_.chunk * sizes_.width);
+    bias_ = workspace.take<T>(sizes_.classes);
+    if (rounds_weight()) grad_weight_ = workspace.take<T>(sizes_.chunk * sizes_.width);
+  }
+
+  void set_operands(const ClassChunk<T>& classes) {
+    void* grad_weight = classes.grad_weight.has_value() ? classes.grad_weight->mutable_data_ptr() : nullptr;
+    block_.rounded_grad_weight = rounds_ ? static_cast<BFloat16*>(grad_weight) : nullptr;
+    block_.grad_weight = rounds_weight() ? grad_weight_ : static_cast<T*>(grad_weight);
+    if (!converts_) {
+      block_.bce.bias = static_cast<const T*>(classes.bias);
+      block_.weight = static_cast<const T*>(classes.weight.const_data_ptr());
+      return;
+    }
+    if (classes.bias != nullptr) {
+      if (classes.first) kernels().read(classes.bias, operand_type_, 0, sizes_.classes, bias_);
+      block_.bce.bias = bias_;
+    }
+    block_.stored_weight = classes.weight.const_data_ptr();
+    block_.weight = block_.converted_weight;
   }
 
   bool has_one_chunk() const { return sizes_.chunk >= sizes_.classes; }
@@ -186,11 +235,14 @@ class Products {
   const RowView rows_;
   const LossSizes sizes_;
   const int64_t groups_, slots_, column_tile_, column_tiles_;
-  const ScalarType dtype_;
+  const ScalarType operand_type_;
+  const bool converts_, rounds_;  // operands to the type of sums, gradients to bfloat16
   const Tensor features_;
   const bool skips_zeros_;
   std::atomic<bool> weight_is_finite_{true};
   FusedChunk<T> block_{};
+  T* bias_ = nullptr;            // these two only where operands are converted or gradients rounded
+  T* grad_weight_ = nullptr;
   T* scratch_ = nullptr;         // one piece per thread
   T* stack_gradient_ = nullptr;  // column tiles of [V; T]
 };

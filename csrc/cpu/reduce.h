@@ -7,11 +7,16 @@
 
 namespace indeed::cpu {
 
-template <typename T>
-void reduce_bias(const BiasSums<T>& task, T* out) {
-  std::fill(out, out + task.classes, T(0));
-  for (int64_t group = 0; group < task.groups; ++group) {
-    for (int64_t c = 0; c < task.classes; ++c) out[c] += task.partials[group * task.classes + c];
+template <typename T, typename Out>
+void reduce_bias(const BiasSums<T>& task, Out* out) {
+  constexpr int64_t kBlock = 64;
+  for (int64_t first = 0; first < task.classes; first += kBlock) {
+    const int64_t count = std::min(kBlock, task.classes - first);
+    T sum[kBlock]{};
+    for (int64_t group = 0; group < task.groups; ++group) {
+      for (int64_t c = 0; c < count; ++c) sum[c] += task.partials[group * task.classes + first + c];
+    }
+    std::copy(sum, sum + count, out + first);
   }
 }
 
@@ -35,7 +40,14 @@ void reduce_loss(const LossSums& task, int64_t rows, T* loss, T* components) {
 
 template <typename T>
 void reduce(const Reductions<T>& task, int64_t rows) {
-  if (task.grad_bias != nullptr) reduce_bias(task.bias, static_cast<T*>(task.grad_bias->mutable_data_ptr()) + task.bias.first_class);
+  if (task.grad_bias != nullptr) {
+    void* out = task.grad_bias->mutable_data_ptr();
+    if (task.grad_bias->scalar_type() == ScalarType::BFloat16) {
+      reduce_bias(task.bias, static_cast<torch::headeronly::BFloat16*>(out) + task.bias.first_class);
+    } else {
+      reduce_bias(task.bias, static_cast<T*>(out) + task.bias.first_class);
+    }
+  }
   if (task.loss == nullptr) return;
   reduce_loss(task.sums, rows, static_cast<T*>(task.loss->mutable_data_ptr()), static_cast<T*>(task.components->mutable_data_ptr()));
 }

@@ -52,15 +52,6 @@ inline __attribute__((always_inline)) void store_vector(T* data, Vector<T> vecto
   __builtin_memcpy(data, &vector, sizeof(vector));
 }
 
-// Short pieces of rows, for which a call of memcpy takes longer than the copying.
-template <typename T>
-inline void copy_elements(const T* __restrict from, int64_t count, T* __restrict to) {
-  constexpr int64_t kLanes = VectorOf<T>::kLanes;
-  int64_t k = 0;
-  for (; k + kLanes <= count; k += kLanes) store_vector(to + k, load_vector(from + k));
-  for (; k < count; ++k) to[k] = from[k];
-}
-
 // The rows of a tile: left(i) is read, elements `step` apart from one k to the next, out(i) is written. Here those read
 // lie `kPitch` apart and those written anywhere.
 template <typename T, int64_t kPitch>

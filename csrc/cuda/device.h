@@ -77,8 +77,6 @@ class Device {
   static int64_t group_samples(int64_t batch) { return std::max<int64_t>(1, cdiv(batch, kMaxGroups)); }
   static int64_t bias_groups(int64_t batch) { return cdiv(batch, group_samples(batch)) + 1; }
 
-  static ScalarType gradient_type(ScalarType, ScalarType saved) { return saved; }
-
   explicit Device(const Tensor& like);
 
   cudaStream_t stream() const { return stream_; }

@@ -137,12 +137,11 @@ class FusedLoss {
       if (nothing_to_multiply()) torch::stable::zero_(gradient);
       return gradient;
     };
-    const ScalarType written = Device::gradient_type(dtype_, kernel_grad_dtype_);
     if (request_.wants(kGradFeatures)) {
-      grad_features_ = allocate({sizes_.batch, sizes_.width}, products_.maps_gradient() ? written : dtype_);
+      grad_features_ = allocate({sizes_.batch, sizes_.width}, products_.maps_gradient() ? kernel_grad_dtype_ : dtype_);
     }
     if (request_.wants(kGradWeight)) grad_weight_ = allocate({sizes_.classes, sizes_.width}, kernel_grad_dtype_);
-    if (request_.wants(kGradBias)) grad_bias_ = allocate({sizes_.classes}, written);
+    if (request_.wants(kGradBias)) grad_bias_ = allocate({sizes_.classes}, kernel_grad_dtype_);
   }
 
   void class_chunk_step(int64_t first, int64_t count, const Tensor& loss, const Tensor& components) {
@@ -153,21 +152,11 @@ class FusedLoss {
     chunk.bce = cross_entropies(first, count);
     chunk.bias = bias_.has_value() ? bias_->const_data_ptr() : nullptr;
     chunk.weight = as_type(rows_of(request_.weight), products_.operand_type());
-    const ScalarType written = Device::gradient_type(dtype_, kernel_grad_dtype_);
-    const bool converts = request_.wants(kGradWeight) && kernel_grad_dtype_ != written;
-    if (converts) {
-      chunk.grad_weight = empty_like_type(request_.features, {count, sizes_.width}, written);
-    } else if (request_.wants(kGradWeight)) {
-      chunk.grad_weight = rows_of(grad_weight_);
-    }
+    if (request_.wants(kGradWeight)) chunk.grad_weight = rows_of(grad_weight_);
     chunk.first = first == 0;
     chunk.last = first + count == sizes_.classes;
     products_.logits_and_losses(chunk, bias_partials_);
     products_.grad_products_and_reductions(chunk, reductions(first, count, loss, components));
-    if (converts) {
-      Tensor target = rows_of(grad_weight_);
-      torch::stable::copy_(target, *chunk.grad_weight);
-    }
   }
 
   BceChunk<T> cross_entropies(int64_t first, int64_t count) const {
