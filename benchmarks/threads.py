@@ -1,4 +1,4 @@
-"""Whether the number of threads changes results."""
+"""Whether the number of threads, or the instruction set of the CPU kernels, changes results."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import indeed_ext
+from indeed_ext import _extension
 
 from .agreement import NAMES, relative_difference
 from .baselines import Key, compiled_backends, loss_step, losses
@@ -22,7 +23,7 @@ SHAPES = (Shape(64, 512, 20), Shape(128, 2048, 80), Shape(512, 2048, 80))
 
 
 def run(settings: Settings, report: Report) -> None:
-    """Loss, gradients and mined partners with every number of threads, against those with one."""
+    """Loss, gradients and mined partners with other threads or instructions, against one thread of the best variant."""
     if torch.device(settings.device).type != "cpu":
         report.notes.append("thread counts matter on a CPU only")
         return
@@ -42,14 +43,22 @@ def _compare(report: Report, case: Case, inputs: Inputs, backend: str) -> None:
     results = {}
     for threads in THREADS:
         torch.set_num_threads(threads)
-        results[threads] = _results(case, inputs, backend)
-    for threads in THREADS[1:]:
-        for name, tensor in results[threads].items():
-            single = results[1][name]
-            note = f"{name}, {threads}"
+        results[f"{threads}"] = _results(case, inputs, backend)
+    torch.set_num_threads(1)
+    library = _extension.LIBRARY
+    if backend == "cpu" and library is not None:
+        best, *others = library.kernel_variants()
+        for variant in others:
+            library.set_kernel_variant(variant)
+            results[variant] = _results(case, inputs, backend)
+        library.set_kernel_variant(best)
+    single = results.pop("1")
+    for note, found in results.items():
+        for name, tensor in found.items():
+            values = ulps(tensor, single[name]), relative_difference(tensor, single[name])
             report.rows += [
-                Row(SECTION, case, Key(backend), "largest difference", unit, Spread.single(value), {}, note)
-                for unit, value in zip(UNITS, (ulps(tensor, single), relative_difference(tensor, single)), strict=True)
+                Row(SECTION, case, Key(backend), "largest difference", unit, Spread.single(value), {}, f"{name}, {note}")
+                for unit, value in zip(UNITS, values, strict=True)
             ]
 
 
@@ -79,24 +88,25 @@ def _ordinal(tensor: Tensor) -> Tensor:
 
 
 def render(rows: Sequence[Row], device: str) -> str:
-    """One line per case and number of threads, one column per result."""
+    """One line per case and number of threads or instruction set, one column per result."""
     exact, scaled = (
         {(row.case, row.key.name, row.note): row.value.median for row in rows if row.unit == unit} for unit in UNITS
     )
     lines: dict[tuple[str, ...], dict[str, str]] = {}
     for (case, backend, note), value in exact.items():
-        name, _, threads = note.rpartition(", ")
+        name, _, other = note.rpartition(", ")
         text = "equal" if value == 0 else f"{value:.0f} ulp ({scaled[case, backend, note]:.0e})"
-        lines.setdefault((str(case.shape), case.norm, backend, threads), {})[name] = text
+        lines.setdefault((str(case.shape), case.norm, backend, other), {})[name] = text
     columns = list(dict.fromkeys(name for found in lines.values() for name in found))
     return "\n".join(
         (
             "## Threads\n",
-            "Results with several threads against those with one. *equal* is bit for bit; else the largest difference "
+            "Results with several threads, and with one on other instruction sets, against those with one. *equal* is "
+            "bit for bit; else the largest difference "
             "in units in the last place of the element itself, which is large where an element nearly cancels, and in "
             "brackets relative to the tensor's largest element.\n",
             table(
-                ["batch x width x classes", "norm", "backend", "threads", *columns],
+                ["batch x width x classes", "norm", "backend", "threads or variant", *columns],
                 [[*head, *(found[column] for column in columns)] for head, found in lines.items()],
             )
             + "\n",

@@ -47,11 +47,12 @@ def create(torch: str, folder: Path = ENVIRONMENTS) -> str:
         subprocess.run([sys.executable, "-m", "venv", str(python.parent.parent)], check=True)
     wheels = os.environ.get("INDEED_WHEELS")
     source = ["--no-index", f"--find-links={wheels}"] if wheels else []
-    requirements = [f"torch=={torch}", "setuptools>=77", "ninja", "pybind11", "wheel"]
+    # The interpreter of Triton 3.6, which torch 2.11 brings, fails with numpy 2.4.
+    requirements = [f"torch=={torch}", "numpy<2.4", "setuptools>=77", "ninja", "pybind11", "wheel"]
     subprocess.run([str(python), "-m", "pip", "install", "-q", *source, *requirements], check=True)
     # The test extra asks for the package itself: its dependencies come with a build that compiles nothing.
     without = os.environ | {"INDEED_WITHOUT_EXTENSION": "1"}
-    pip = [str(python), "-m", "pip", "install", "-q", *source, "--no-build-isolation", f"{ROOT}[test]", requirements[0]]
+    pip = [str(python), "-m", "pip", "install", "-q", *source, "--no-build-isolation", f"{ROOT}[test]", *requirements[:2]]
     subprocess.run(pip, check=True, env=without)
     return str(python)
 

@@ -15,7 +15,7 @@ from indeed_ext import fused_indeed_loss, mine_pairs
 
 @pytest.mark.parametrize("values", ["relu", "signed"])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=kit.SHORT.get)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=kit.SHORT.get)
 @pytest.mark.parametrize("norm", kit.NORMS)
 def test_loss_and_gradients(backend: Backend, norm: str, dtype: torch.dtype, reduction: str, values: str) -> None:
     """Bit for bit on the CPU; elsewhere to a few units in the last place, which sums in another order may cost."""
@@ -24,7 +24,7 @@ def test_loss_and_gradients(backend: Backend, norm: str, dtype: torch.dtype, red
     )
     fused = functools.partial(fused_indeed_loss, backend=backend.name)
     results: list[Result] = []
-    for count in (1, 2, 5):
+    for count in (1, 2, 5, 64):
         with kit.threads(count):
             results.append(kit.run_loss(inputs, fused))
     bound = 0.0 if backend.name == "cpu" else 16 * torch.finfo(dtype).eps

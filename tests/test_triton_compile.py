@@ -47,7 +47,7 @@ KERNELS = {
 MATRIX_INSTRUCTIONS = {"sm_80": "mma.sync", "sm_90": "wgmma.mma_async", "sm_100": "tcgen05.mma", "gfx942": "v_mfma"}
 
 #: Bytes that Triton 3.6, which torch 2.11 brings, spills where later ones do not.
-SPILLS_OF_TRITON_36 = {("matching_kernel", "sm_80"): 64}
+SPILLS_OF_TRITON_36 = {("matching_kernel", "sm_80"): 64, ("logits_kernel", "sm_80"): 32}
 
 
 def _is_triton_36() -> bool:

@@ -1,6 +1,10 @@
 // Pair mining. The result is defined by (labels, seed) alone, see common/hash.h; how it is found is free.
 #include <algorithm>
 #include <bit>
+#include <limits>
+#include <mutex>
+#include <numeric>
+#include <tuple>
 
 #include "common/hash.h"
 #include "cpu/compatibility.h"
@@ -11,8 +15,6 @@
 
 namespace indeed::cpu {
 namespace {
-
-constexpr int64_t kNone = -1;
 
 // Padded to whole words of 64 samples.
 std::vector<uint32_t> sample_hashes(int64_t seed, int64_t batch) {
@@ -60,57 +62,49 @@ void anchor(const Compatibility& compatibility, const std::vector<uint32_t>& has
   });
 }
 
-// Greedy matching by mutual best: every free sample points at its cheapest free neighbour, mutual pointers match.
-class MutualBest {
+// The greedy matching: edges in ascending order of cost, each taken if both of its samples are still free. Only the cheap
+// ones matter at first, so rounds look at all edges among the samples still free and sort those up to some cost.
+class GreedyMatching {
  public:
-  MutualBest(const Compatibility& compatibility, const std::vector<uint32_t>& hashes, bool balanced)
+  GreedyMatching(const Compatibility& compatibility, const std::vector<uint32_t>& hashes, bool balanced)
       : compatibility_(compatibility),
         hashes_(hashes),
         estimated_degrees_(compatibility.row_words() * 64, 1.0f),
-        free_(compatibility.row_words(), ~uint64_t{0}),
-        shortlists_(compatibility.batch()) {
+        free_(compatibility.row_words(), ~uint64_t{0}) {
     if (balanced) count_degrees();
   }
 
   void run(int64_t* partner) {
-    const int64_t batch = compatibility_.batch();
-    std::vector<int64_t> best(batch, kNone), active(batch), remaining;
-    for (int64_t i = 0; i < batch; ++i) partner[i] = active[i] = i;
-    while (!active.empty()) {
-      parallel_rows(static_cast<int64_t>(active.size()), 4096, [&](int64_t begin, int64_t end) {
-        std::vector<uint64_t> row(compatibility_.row_words());
-        for (int64_t k = begin; k < end; ++k) best[active[k]] = cheapest_free(active[k], row);
-      });
-      remaining.clear();
-      for (int64_t i : active) {
-        if (best[i] == kNone) continue;
-        if (best[best[i]] == i) {
-          partner[i] = best[i];
-          free_[i / 64] &= ~(uint64_t{1} << (i % 64));
-        } else {
-          remaining.push_back(i);
-        }
+    std::iota(partner, partner + compatibility_.batch(), 0);
+    std::vector<int32_t> samples(compatibility_.batch());
+    std::iota(samples.begin(), samples.end(), 0);
+    for (uint64_t bound = 0; bound != kUnbounded;) {
+      bound = cost_bound(samples);
+      std::vector<Edge> edges = edges_up_to(bound, samples);
+      std::sort(edges.begin(), edges.end());
+      for (const Edge& edge : edges) {
+        if (!is_free(edge.first) || !is_free(edge.second)) continue;
+        partner[edge.first] = edge.second;
+        partner[edge.second] = edge.first;
+        take(edge.first);
+        take(edge.second);
       }
-      active.swap(remaining);
+      std::erase_if(samples, [&](int32_t i) { return !is_free(i); });
     }
   }
 
  private:
+  static constexpr uint64_t kUnbounded = ~uint64_t{0};
+  // How many edges a sample should have in a round, and on how many samples their cost is measured.
+  static constexpr int64_t kEdgesPerSample = 2, kMeasuredSamples = 32;
+
   struct Edge {
     uint64_t cost;
-    int32_t neighbour;
+    int32_t first, second;  // in ascending order
 
     bool operator<(const Edge& other) const {
-      return cost != other.cost ? cost < other.cost : neighbour < other.neighbour;
+      return std::tie(cost, first, second) < std::tie(other.cost, other.first, other.second);
     }
-  };
-
-  // The cheapest neighbours free at the last look, in order; a longer look is needed only when all are taken.
-  static constexpr int kShortlist = 16;
-  struct Shortlist {
-    Edge edge[kShortlist];
-    int size = 0, next = 0;
-    bool complete = false;  // it holds every free neighbour there was
   };
 
   void count_degrees() {
@@ -127,21 +121,31 @@ class MutualBest {
   }
 
   bool is_free(int64_t i) const { return (free_[i / 64] >> (i % 64)) & 1; }
+  void take(int64_t i) { free_[i / 64] &= ~(uint64_t{1} << (i % 64)); }
 
   uint64_t cost(int64_t i, int64_t j) const {
     const uint32_t hash = edge_hash(hashes_[i], hashes_[j]);
     return degrees_.empty() ? matching_cost(hash) : balanced_cost(hash, degrees_[i] * degrees_[j]);
   }
 
-  int64_t cheapest_free(int64_t i, std::vector<uint64_t>& row) {
-    Shortlist& list = shortlists_[i];
-    for (;;) {
-      for (; list.next < list.size; ++list.next) {
-        if (is_free(list.edge[list.next].neighbour)) return list.edge[list.next].neighbour;
+  // A cost that leaves about kEdgesPerSample edges to a sample, judged by those of a few.
+  uint64_t cost_bound(const std::vector<int32_t>& samples) const {
+    const auto count = static_cast<int64_t>(samples.size()), measured = std::min(count, kMeasuredSamples);
+    std::vector<uint64_t> row(compatibility_.row_words()), costs;
+    for (int64_t k = 0; k < measured; ++k) {
+      const int64_t i = samples[count * k / measured];
+      compatibility_.row(i, row.data());
+      for (int64_t w = 0; w < compatibility_.row_words(); ++w) {
+        for (uint64_t bits = row[w] & free_[w]; bits != 0; bits &= bits - 1) {
+          costs.push_back(cost(i, w * 64 + std::countr_zero(bits)));
+        }
       }
-      if (list.complete) return kNone;
-      refill(list, i, row);
     }
+    // An edge has two samples.
+    const auto wanted = 2 * kEdgesPerSample * measured;
+    if (static_cast<int64_t>(costs.size()) <= 2 * wanted) return kUnbounded;
+    std::nth_element(costs.begin(), costs.begin() + wanted, costs.end());
+    return costs[wanted];
   }
 
   // What edges of sample i are estimated at, and the estimate no edge of `cost` or less exceeds. Hashes lose half a
@@ -153,48 +157,48 @@ class MutualBest {
   }
 
   float estimate_bound(int64_t i, uint64_t cost) const {
+    if (cost == kUnbounded) return std::numeric_limits<float>::infinity();
     if (degrees_.empty()) return static_cast<float>(cost) + 1024.0f;
     return static_cast<float>(cost) / static_cast<float>(degrees_[i]) * (1.0f + 1e-5f);
   }
 
-  void refill(Shortlist& list, int64_t i, std::vector<uint64_t>& row) const {
+  std::vector<Edge> edges_up_to(uint64_t bound, const std::vector<int32_t>& samples) const {
+    std::vector<Edge> all;
+    std::mutex mutex;
+    const auto count = static_cast<int64_t>(samples.size());
+    parallel_rows(count, 4096, [&](int64_t begin, int64_t end) {
+      std::vector<uint64_t> row(compatibility_.row_words());
+      std::vector<Edge> found;
+      for (int64_t k = begin; k < end; ++k) {
+        // Early samples have the most edges to later ones: in turn with late ones, each part has its share.
+        add_edges(k % 2 == 0 ? samples[k / 2] : samples[count - 1 - k / 2], bound, row, found);
+      }
+      const std::lock_guard lock(mutex);
+      all.insert(all.end(), found.begin(), found.end());
+    });
+    return all;
+  }
+
+  // The edges of sample i to later ones.
+  void add_edges(int32_t i, uint64_t bound, std::vector<uint64_t>& row, std::vector<Edge>& found) const {
+    // Fewer edges of a word are not worth a look at all of its 64.
+    constexpr int kFewEdges = 6;
     compatibility_.row(i, row.data());
-    const CostEstimate estimated = estimate();
-    // Whenever the candidates are many, the cheapest stay, and none dearer than those is taken any more.
-    constexpr int kCandidates = 4 * kShortlist;
-    Edge candidate[kCandidates];
-    int size = 0;
-    const auto keep_cheapest = [&] {
-      std::nth_element(candidate, candidate + kShortlist - 1, candidate + size);
-      size = kShortlist;
-    };
-    bool complete = true;
-    float bound = 0;
-    for (int64_t w = 0; w < compatibility_.row_words(); ++w) {
+    row[i / 64] &= ~uint64_t{1} << (i % 64);
+    const float estimated_bound = estimate_bound(i, bound);
+    for (int64_t w = i / 64; w < compatibility_.row_words(); ++w) {
       uint64_t bits = row[w] & free_[w];
       if (bits == 0) continue;
-      if (!complete) {
+      if (std::popcount(bits) > kFewEdges) {
         bits &= mining_kernels().cheap_edges(hashes_[i], hashes_.data() + w * 64, estimated_degrees_.data() + w * 64,
-                                             estimated, bound);
+                                             estimate(), estimated_bound);
       }
       for (; bits != 0; bits &= bits - 1) {
-        const int64_t j = w * 64 + std::countr_zero(bits);
-        candidate[size++] = {cost(i, j), static_cast<int32_t>(j)};
-        if (size < kCandidates) continue;
-        keep_cheapest();
-        complete = false;
-        bound = estimate_bound(i, candidate[kShortlist - 1].cost);
+        const auto j = static_cast<int32_t>(w * 64 + std::countr_zero(bits));
+        const uint64_t price = cost(i, j);
+        if (price <= bound) found.push_back({price, i, j});
       }
     }
-    if (size > kShortlist) {
-      keep_cheapest();
-      complete = false;
-    }
-    std::sort(candidate, candidate + size);
-    std::copy(candidate, candidate + size, list.edge);
-    list.size = size;
-    list.next = 0;
-    list.complete = complete;
   }
 
   const Compatibility& compatibility_;
@@ -202,7 +206,6 @@ class MutualBest {
   std::vector<uint64_t> degrees_;  // empty unless costs are balanced
   std::vector<float> estimated_degrees_;  // one each unless costs are balanced
   std::vector<uint64_t> free_;
-  std::vector<Shortlist> shortlists_;
 };
 
 }  // namespace
@@ -221,7 +224,7 @@ Tensor mine_pairs(Tensor positive_bits_any, Tensor seed, int64_t strategy) {
   if (static_cast<Strategy>(strategy) == Strategy::kAnchor) {
     anchor(compatibility, hashes, out);
   } else {
-    MutualBest(compatibility, hashes, static_cast<Strategy>(strategy) == Strategy::kBalanced).run(out);
+    GreedyMatching(compatibility, hashes, static_cast<Strategy>(strategy) == Strategy::kBalanced).run(out);
   }
   return partner;
 }
