@@ -31,7 +31,10 @@ template <typename T>
 class Products {
  public:
   // Logits, panels of the weight and, for half types, the weight and its gradient in the type of sums.
-  static int64_t elements_per_class(int64_t stacked, int64_t width) { return stacked + 3 * width; }
+  static int64_t elements_per_class(const LossRequest& request, int64_t stacked) {
+    const bool is_half = request.features.element_size() == 2;
+    return stacked + (is_half ? 3 : 1) * request.features.size(1);
+  }
 
   Products(const LossRequest& request, const RowView& rows, const LossSizes& sizes, ScalarType dtype)
       : request_(request),

@@ -17,7 +17,7 @@ namespace indeed::cuda {
 template <typename T>
 class Device::Products {
  public:
-  static int64_t elements_per_class(int64_t stacked, int64_t) { return stacked; }
+  static int64_t elements_per_class(const LossRequest&, int64_t stacked) { return stacked; }
 
   Products(const Device& device, const LossRequest& request, const Rows& rows, const LossSizes& sizes, ScalarType dtype)
       : device_(device),

@@ -115,7 +115,7 @@ class FusedLoss {
   static LossSizes sizes(const LossRequest& request, const Rows& rows) {
     const int64_t batch = request.features.size(0), width = request.features.size(1), classes = request.weight.size(0);
     const int64_t stacked = batch + (request.term_mask != 0 ? rows.count() : 0);
-    const int64_t chunk = class_chunk(Products::elements_per_class(stacked, width), classes, Device::kMinClasses);
+    const int64_t chunk = class_chunk(Products::elements_per_class(request, stacked), classes, Device::kMinClasses);
     return {batch, width, classes, stacked, chunk};
   }
 
