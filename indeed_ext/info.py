@@ -47,9 +47,17 @@ def _build_lines() -> dict[str, str]:
         "commit": info["commit"] or "unknown (not built from a git checkout)",
         "built with": f"torch {info['torch']}, Python {info['python']}, {info['compiler']}, on {info['platform']}",
         "runs with": f"torch {info['torch_target']} and newer",
+        "CPU kernels": _cpu_kernels(),
         "CUDA": cuda,
         "autograd": f"in Python: {reason}" if (reason := _extension.AUTOGRAD_ERROR) else "in C++",
     }
+
+
+def _cpu_kernels() -> str:
+    if _extension.LIBRARY is None:
+        return "none"
+    used, variants = _extension.LIBRARY.kernel_variant(), _extension.LIBRARY.kernel_variants()
+    return f"{used}, of {', '.join(variants)} that run here"
 
 
 def _backend_lines() -> dict[str, str]:

@@ -454,6 +454,8 @@ def test_info_names_every_backend(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"indeed_ext {indeed_ext.__version__}" in text
     for backend in ("cpu", "cuda", "triton", "reference"):
         assert re.search(rf"^  {backend} +(available|missing: .+)$", text, re.MULTILINE), text
+    if _extension.LIBRARY is not None:
+        assert re.search(rf"^  CPU kernels +{_extension.LIBRARY.kernel_variant()}, of ", text, re.MULTILINE), text
 
 
 def test_info_without_an_extension(monkeypatch: pytest.MonkeyPatch) -> None:

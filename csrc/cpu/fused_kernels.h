@@ -32,7 +32,8 @@ struct FusedChunk {
   int64_t stacked;    // B + R, or B where both terms are left out
   const T* weight;    // [classes, n], the rows of this chunk
   T* weight_panels;   // panel_elements(classes, n), written by pack_weight
-  // Where the weight is stored in a half type, it is read from here, and `weight` is this buffer, written by pack_weight.
+  // Where the weight is stored in a half type, it is read from here, and `weight` is this buffer, which pack_weight
+  // writes.
   const void* stored_weight;
   ScalarType stored_type;
   T* converted_weight;
@@ -47,7 +48,8 @@ struct FusedChunk {
   bool first, last;              // of the chunks
   T* grad_weight;                // [classes, n] or null
   T* grad_features;              // [B, n] or null; written with the last chunk
-  BFloat16* rounded_grad_weight;    // these two instead, where results are bfloat16; grad_weight is then a buffer
+  // These two instead where results are bfloat16; grad_weight is then a buffer.
+  BFloat16* rounded_grad_weight;
   BFloat16* rounded_grad_features;
 
   bool wants_grad_features() const { return grad_features != nullptr || rounded_grad_features != nullptr; }
@@ -61,10 +63,10 @@ struct FusedKernels {
   int64_t sample_scratch_elements;
   int64_t (*tile_scratch_elements)(int64_t tile);
 
-  // `count` elements from `offset` on of what is stored in a type of this width or less.
+  // `count` elements, from `offset` on, of what is stored in T or a half type.
   void (*read)(const void* stored, ScalarType type, int64_t offset, int64_t count, T* out);
-  // The transposed weight in panels of weight_panel_columns classes each: pieces [begin, end) of kPackDepth columns, those
-  // of a panel behind one another.
+  // The transposed weight in panels of weight_panel_columns classes each: pieces [begin, end) of kPackDepth columns,
+  // those of a panel behind one another.
   void (*pack_weight)(const FusedChunk<T>& chunk, int64_t begin, int64_t end);
   // Logits of samples [begin, end) and of the identical features of their own rows.
   void (*logits)(const FusedChunk<T>& chunk, const RowView& rows, int64_t begin, int64_t end, T* scratch);

@@ -127,8 +127,8 @@ struct ColumnRows {
   const uint64_t* mask(int64_t t) const { return masks + t; }
 };
 
-// The weight gradient of 64 columns at most, from `begin` on, transposed in cache: a row of it is a sum of grad_logits over the
-// rows of the stack that are not zero in that column.
+// The weight gradient of 64 columns at most, from `begin` on, transposed in cache: a row of it is a sum of grad_logits
+// over the rows of the stack that are not zero in that column.
 template <typename T>
 void add_weight_gradient_nonzero(const FusedChunk<T>& b, const RowView& rows, int64_t row, int64_t count,
                                  int64_t begin, int64_t end, T* scratch) {
@@ -167,8 +167,8 @@ void grad_products(const FusedChunk<T>& b, const RowView& rows, int64_t begin, i
         continue;
       }
       pack_stack(b, rows, row, depth, begin, end, scratch);
-      Product<T>{b.bce.original + row * b.bce.stride, classes, 1, b.bce.stride, depth, scratch, panel_stride, end - begin,
-                 b.grad_weight + begin, b.width, row > 0}
+      Product<T>{b.bce.original + row * b.bce.stride, classes, 1, b.bce.stride, depth, scratch, panel_stride,
+                 end - begin, b.grad_weight + begin, b.width, row > 0}
           .run();
     }
     for (int64_t c = 0; c < classes && b.rounded_grad_weight != nullptr; ++c) {
@@ -219,7 +219,8 @@ int64_t tile_scratch_elements(int64_t tile) {
 }  // namespace
 
 template <typename T>
-constexpr FusedKernels<T> kFusedKernels{kPanelColumns<T>,          kMostTileColumns<T>, weight_panel_columns<T>,
-                                        kGroupRows * kRowPitch,    tile_scratch_elements<T>, read_stored<T>,
-                                        pack_weight<T>,            logits<T>,
-                                        mark_nonfinite_rows<T>,    grad_products<T>};
+constexpr FusedKernels<T> kFusedKernels{kPanelColumns<T>,       kMostTileColumns<T>,
+                                        weight_panel_columns<T>, kGroupRows * kRowPitch,
+                                        tile_scratch_elements<T>, read_stored<T>,
+                                        pack_weight<T>,         logits<T>,
+                                        mark_nonfinite_rows<T>, grad_products<T>};

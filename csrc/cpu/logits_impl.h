@@ -3,9 +3,9 @@
 
 namespace {
 
-// Most rows of the stack multiplied by the weight together, so that it is read that often less, and the distance between
-// them in cache, which spreads them over the sets of the first level. Where every element counts and the second level is
-// small they are 48 KiB of float32, near enough to the first level.
+// Most rows of the stack multiplied by the weight together, so that it is read that often less, and the distance
+// between them in cache, which spreads them over the sets of the first level. Where every element counts and the second
+// level is small they are 48 KiB of float32, near enough to the first level.
 constexpr int64_t kGroupRows = 256, kDenseGroupRows = INDEED_VECTOR_BYTES == 64 ? 240 : 48;
 constexpr int64_t kRowPitch = kTileDepth + 16;
 

@@ -44,7 +44,7 @@ class Products {
         slots_(parallel_slots(4 * sizes.stacked * sizes.width * sizes.chunk / kMultiplications)),
         column_tile_(column_tile_width()),
         column_tiles_((sizes.width + column_tile_ - 1) / column_tile_),
-        operand_type_(accumulation_type("features", request.features.scalar_type()) == dtype ? request.features.scalar_type() : dtype),
+        operand_type_(choose_operand_type(request.features.scalar_type(), dtype)),
         converts_(operand_type_ != dtype),
         rounds_(operand_type_ == ScalarType::BFloat16),
         features_(as_type(request.features, operand_type_)),
@@ -163,6 +163,11 @@ class Products {
       for (int64_t k = 0; k < columns; ++k) zeros += piece[k] == T(0);
     }
     return static_cast<double>(zeros) >= kManyZeros * static_cast<double>(rows * columns);
+  }
+
+  // Half types are converted where they are read, unless sums are double.
+  static ScalarType choose_operand_type(ScalarType stored, ScalarType sums) {
+    return accumulation_type("features", stored) == sums ? stored : sums;
   }
 
   bool rounds_weight() const { return rounds_ && request_.wants(kGradWeight); }

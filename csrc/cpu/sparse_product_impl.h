@@ -25,9 +25,10 @@ inline int64_t whole_vectors(int64_t columns) {
 template <typename T>
 inline __attribute__((always_inline)) uint64_t nonzero_lanes(Vector<T> vector) {
 #if defined(__x86_64__) && INDEED_VECTOR_BYTES == 64
-  constexpr int kUnequal = 4;
-  if constexpr (sizeof(T) == 4) return __builtin_ia32_cmpps512_mask((Vector<float>)vector, Vector<float>{}, kUnequal, -1, 4);
-  if constexpr (sizeof(T) == 8) return __builtin_ia32_cmppd512_mask((Vector<double>)vector, Vector<double>{}, kUnequal, -1, 4);
+  constexpr int kUnequal = 4, kCurrentRounding = 4;
+  const auto zero = Vector<T>{};
+  if constexpr (sizeof(T) == 4) return __builtin_ia32_cmpps512_mask(vector, zero, kUnequal, 0xFFFF, kCurrentRounding);
+  if constexpr (sizeof(T) == 8) return __builtin_ia32_cmppd512_mask(vector, zero, kUnequal, 0xFF, kCurrentRounding);
 #elif defined(__x86_64__) && INDEED_VECTOR_BYTES == 32
   const auto differs = vector != Vector<T>{};
   if constexpr (sizeof(T) == 4) return __builtin_ia32_movmskps256((Vector<float>)differs);
