@@ -142,7 +142,8 @@ def build(name: str, variant: str, sources: list[str]) -> Path:
     """The library ``name`` of these sources and the emulation, compiled where something has changed."""
     project = _project_build()
     includes = ["-Icsrc", f"-I{HERE}", "-isystem", str(Path(torch.__file__).parent / "include")]
-    defines = ["-DINDEED_CUDA_EMULATION", f"-DINDEED_OPERATOR_NAMESPACE={NAMESPACE}"]
+    # Few rows of many classes are several class chunks then.
+    defines = ["-DINDEED_CUDA_EMULATION", f"-DINDEED_OPERATOR_NAMESPACE={NAMESPACE}", "-DINDEED_CHUNK_ELEMENTS=65536"]
     common = [*project.CXX_FLAGS, "-O1", *defines, *includes]
     # The hooks of -fsanitize=thread are the emulation's own: it is neither linked to the sanitizer nor calls itself.
     kernel_flags = [*common, *VARIANTS[variant], "-fsanitize=alignment", "-Wno-unknown-pragmas"]

@@ -9,6 +9,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <unordered_map>
@@ -74,13 +75,15 @@ struct Accesses {
 enum class Access { kRead, kWrite, kAtomic };
 constexpr const char* kVerbs[] = {"reads", "writes", "atomically updates"};
 
-struct Byte {
-  Accesses history[3];  // by Access
+// Of a byte, or of a word of which no part was ever accessed alone, so that its bytes have one history.
+struct Histories {
+  Accesses of[3];  // by Access
 };
 
-constexpr uintptr_t kLine = 64;
+constexpr uintptr_t kLine = 64, kWord = 4;
 struct Line {
-  Byte bytes[kLine];
+  Histories words[kLine / kWord];
+  std::unique_ptr<Histories[]> bytes[kLine / kWord];  // in place of a word whose bytes differ
 };
 using Shadow = std::unordered_map<uintptr_t, std::unique_ptr<Line>>;
 Shadow global_shadow, shared_shadow;
@@ -103,26 +106,33 @@ std::string code_place(const void* address) {
 void note(const void* pointer, size_t size, Access access, const void* from) {
   const Thread* thread = current();
   if (thread == nullptr) return;
-  const uintptr_t first = reinterpret_cast<uintptr_t>(pointer);
+  const uintptr_t first = reinterpret_cast<uintptr_t>(pointer), end = first + size;
   if (is_on_fiber_stack(first)) return;
   Shadow& shadow = is_shared(first) ? shared_shadow : global_shadow;
   Line* line = nullptr;
-  for (uintptr_t address = first; address < first + size; ++address) {
+  for (uintptr_t address = first; address < end;) {
     if (line == nullptr || address % kLine == 0) {
       std::unique_ptr<Line>& entry = shadow[address / kLine];
       if (entry == nullptr) entry = std::make_unique<Line>();
       line = entry.get();
     }
-    Byte& byte = line->bytes[address % kLine];
+    const size_t word = address % kLine / kWord;
+    std::unique_ptr<Histories[]>& bytes = line->bytes[word];
+    if (bytes == nullptr && (address % kWord != 0 || end - address < kWord)) {
+      bytes = std::make_unique<Histories[]>(kWord);
+      std::fill_n(bytes.get(), kWord, line->words[word]);
+    }
+    Histories& histories = bytes == nullptr ? line->words[word] : bytes[address % kWord];
     for (const Access earlier : {Access::kRead, Access::kWrite, Access::kAtomic}) {
       if (earlier == access && access != Access::kWrite) continue;
-      const Accesses& history = byte.history[static_cast<int>(earlier)];
+      const Accesses& history = histories.of[static_cast<int>(earlier)];
       if (!history.unordered_with(*thread)) continue;
       stop("race on " + describe_address(address) + ": thread " + std::to_string(thread->rank) + " of block " +
            std::to_string(block.number) + " " + kVerbs[static_cast<int>(access)] + " at " + code_place(from) +
            " what " + history.who() + " " + kVerbs[static_cast<int>(earlier)] + " at " + code_place(history.place));
     }
-    byte.history[static_cast<int>(access)].add(*thread, from);
+    histories.of[static_cast<int>(access)].add(*thread, from);
+    address += bytes == nullptr ? kWord : 1;
   }
 }
 
