@@ -56,10 +56,10 @@ def _compare(report: Report, case: Case, inputs: Inputs, backend: str) -> None:
     for note, found in results.items():
         for name, tensor in found.items():
             values = ulps(tensor, single[name]), relative_difference(tensor, single[name])
-            report.rows += [
-                Row(SECTION, case, Key(backend), "largest difference", unit, Spread.single(value), {}, f"{name}, {note}")
-                for unit, value in zip(UNITS, values, strict=True)
-            ]
+            for unit, value in zip(UNITS, values, strict=True):
+                difference = Spread.single(value)
+                row = Row(SECTION, case, Key(backend), "largest difference", unit, difference, {}, f"{name}, {note}")
+                report.rows.append(row)
 
 
 def _results(case: Case, inputs: Inputs, backend: str) -> dict[str, Tensor]:

@@ -52,7 +52,8 @@ def create(torch: str, folder: Path = ENVIRONMENTS) -> str:
     subprocess.run([str(python), "-m", "pip", "install", "-q", *source, *requirements], check=True)
     # The test extra asks for the package itself: its dependencies come with a build that compiles nothing.
     without = os.environ | {"INDEED_WITHOUT_EXTENSION": "1"}
-    pip = [str(python), "-m", "pip", "install", "-q", *source, "--no-build-isolation", f"{ROOT}[test]", *requirements[:2]]
+    wanted = [f"{ROOT}[test]", *requirements[:2]]
+    pip = [str(python), "-m", "pip", "install", "-q", *source, "--no-build-isolation", *wanted]
     subprocess.run(pip, check=True, env=without)
     return str(python)
 
