@@ -64,7 +64,9 @@ class Products {
 
   size_t scratch_bytes() const {
     const int64_t chunk_elements = sizes_.chunk * sizes_.width;
-    return Workspace::bytes_of<T>(converts_ ? sizes_.batch * sizes_.width + chunk_elements + sizes_.classes : 0) +
+    return Workspace::bytes_of<T>(converts_ ? sizes_.batch * sizes_.width : 0) +
+           Workspace::bytes_of<T>(converts_ ? chunk_elements : 0) +
+           Workspace::bytes_of<T>(converts_ ? sizes_.classes : 0) +
            Workspace::bytes_of<T>(rounds_weight() ? chunk_elements : 0) +
            Workspace::bytes_of<uint8_t>(nonfinite_row_flags()) + Workspace::bytes_of<uint64_t>(nonzero_words()) +
            Workspace::bytes_of<T>(panel_elements()) +

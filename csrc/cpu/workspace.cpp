@@ -32,7 +32,7 @@ Block exchange_kept(Block block) {
 
 }  // namespace
 
-Workspace::Workspace(size_t bytes) {
+Workspace::Workspace(size_t bytes) : asked_(bytes) {
   Block block = exchange_kept({});
   if (block.capacity < bytes) {
     deallocate(block.data);

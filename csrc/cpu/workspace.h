@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
 
 namespace indeed {
 
@@ -18,11 +19,13 @@ class Workspace {
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
 
-  // The next `count` elements, aligned to a cache line.
+  // The next `count` elements, aligned to a cache line. A block is often larger than was asked for, so that nothing else
+  // would tell of one that is too small.
   template <typename T>
   T* take(int64_t count) {
     T* taken = reinterpret_cast<T*>(block_ + used_);
     used_ += bytes_of<T>(count);
+    if (used_ > asked_) throw std::logic_error("scratch memory: more is taken than was asked for");
     return taken;
   }
 
@@ -34,7 +37,7 @@ class Workspace {
 
  private:
   std::byte* block_;
-  size_t capacity_, used_ = 0;
+  size_t capacity_, asked_, used_ = 0;
 };
 
 // Asks for the memory of a large result in large pages: what is too large for the heap comes fresh from the system in
