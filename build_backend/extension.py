@@ -32,9 +32,9 @@ NVCC_FLAGS = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC
 
 
 def extension() -> Extension:
-    """The extension module: host sources, and the CUDA sources for where they can be built; and those of its companion.
+    """The extension module: its host sources, CUDA sources for where they can be built, and those of ``_autograd``.
 
-    ``_autograd`` stands beside it, see :func:`autograd_library`.
+    That is a second library, see :func:`autograd_library`.
     """
     patterns = ("csrc/*.cpp", "csrc/autograd/*.cpp", "csrc/cpu/*.cpp", "csrc/cuda/*.cpp", "csrc/cuda/*.cu")
     sources = sorted(path.relative_to(ROOT).as_posix() for pattern in patterns for path in ROOT.glob(pattern))

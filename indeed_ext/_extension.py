@@ -61,7 +61,7 @@ def _load_autograd() -> tuple[str | None, ModuleType | None]:
         return f"it was built for torch {BUILD_INFO['torch']}, and this is {torch.__version__}", None
     try:
         return None, _import_library("_autograd")
-    except Exception as error:  # as above
+    except Exception as error:  # whatever goes wrong in it, the node in Python serves, and `indeed info` says why
         return _one_line(error), None
 
 
